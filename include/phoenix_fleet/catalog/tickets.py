@@ -1,0 +1,315 @@
+"""Tickets: who may replace which slot. Order, mutual exclusion, halting and fencing are decided here and nowhere else.
+
+A ticket is good while its token is the newest of its slot, its fleet has not been fenced since, and its rollout is
+open. Leases only say when somebody else may draw a newer one; a holder that slept past its lease is stopped by the
+token, never by a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from phoenix_fleet.catalog.database import Database, Transaction
+from phoenix_fleet.catalog.records import RolloutState, SlotState, Ticket
+from phoenix_fleet.catalog.schema import FleetRow, RolloutRow, SlotRow
+from phoenix_fleet.domain.errors import Busy, Fenced, Halted, InvalidConfig, NotFound, Refused
+from phoenix_fleet.domain.steps import Step
+
+_NEW_MACHINE_FROM = (None, Step.CHECK, Step.LAUNCH)
+"""A replacement that is resumed here needs a machine of its own again."""
+
+
+class TicketStore:
+    """The part of the rollout store that holders of tickets, and those who want to be, talk to."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim(self, rollout_id: int, wave: int, holder: str, *, lease: timedelta, max_in_flight: int) -> Ticket | None:
+        """A ticket for the lowest slot of the wave that is not done, or None if all of them are.
+
+        A slot whose holder's lease has run out is taken over first: same attempt, same step, newer token. A holder
+        that asks again gets its own slot back, also with a newer token.
+
+        :param holder: who asks, down to the try: another try of the same task is another holder.
+        :raises NotFound: no such rollout.
+        :raises Halted: the rollout is halted.
+        :raises Busy: as many as may be are under way already.
+        :raises Refused: an earlier wave is not done, or the rollout was cancelled or superseded.
+        """
+        _check_claim(holder, lease, max_in_flight)
+        with self._database.write() as tx:
+            rollout = find_rollout(tx.session, rollout_id)
+            if rollout.state == RolloutState.DONE:
+                return None
+            _check_claimable(tx.session, rollout, wave)
+            row, how = _choose(tx, rollout, wave, holder, max_in_flight)
+            if row is None:
+                return None
+            taken_from = row.holder
+            row.token = draw_token(tx, rollout.fleet)
+            row.state, row.holder, row.lease_until = SlotState.RUNNING, holder, tx.now + lease
+            row.started_at = row.started_at or tx.now
+            payload = {"token": row.token, "attempt": row.attempt, "wave": wave, "step": row.step, "from": taken_from}
+            tx.event(f"slot.{how}", subject_of(rollout, row), holder, payload)
+            return _to_ticket(rollout, row)
+
+    def renew(self, ticket: Ticket, lease: timedelta) -> Ticket:
+        """The same ticket, its lease running from now. Allowed on a halted rollout too: it says "alive", no more.
+
+        :raises Fenced: the ticket is not the slot's newest any more.
+        """
+        with self._database.write() as tx:
+            _, row = held(tx.session, ticket)
+            row.lease_until = tx.now + lease
+            return ticket
+
+    def holds(self, ticket: Ticket) -> None:
+        """Return if the holder may go on.
+
+        :raises Fenced: someone else has the slot, or the rollout is closed.
+        :raises Halted: the rollout is halted.
+        """
+        with self._database.read() as session:
+            check_ticket(session, ticket)
+
+    def enter(
+        self, ticket: Ticket, step: Step, *, new_instance: str | None = None, facts: Mapping[str, Any] | None = None
+    ) -> Ticket:
+        """The ticket at that step. The step's clock starts when the step changes, not when it is entered again.
+
+        :param new_instance: id of the machine that was launched, as soon as it is known.
+        :param facts: JSON-able notes, merged into those of earlier steps.
+        :raises Fenced: someone else has the slot, or the rollout is closed.
+        :raises Halted: the rollout is halted.
+        """
+        with self._database.write() as tx:
+            rollout, row = check_ticket(tx.session, ticket)
+            merged = {**row.facts, **(facts or {})}
+            instance = row.new_instance if new_instance is None else new_instance
+            entered = row.step != step or row.step_started_at is None
+            if entered:
+                row.step, row.step_started_at = step, tx.now
+            if entered or merged != row.facts or instance != row.new_instance:
+                row.facts, row.new_instance = merged, instance
+                payload = {"step": step, "token": ticket.token, "new_instance": instance, "facts": dict(facts or {})}
+                tx.event("slot.step", subject_of(rollout, row), ticket.holder, payload)
+        return replace(ticket, step=step)
+
+    def finish(self, ticket: Ticket) -> None:
+        """The replacement is done. Saying so twice with the same ticket is harmless.
+
+        :raises Fenced: someone else has the slot, or the rollout is closed.
+        :raises Halted: the rollout is halted.
+        """
+        with self._database.write() as tx:
+            if _ended_with(tx.session, ticket, SlotState.DONE):
+                return
+            rollout, row = check_ticket(tx.session, ticket)
+            row.state, row.finished_at, row.lease_until = SlotState.DONE, tx.now, None
+            payload = {
+                "token": ticket.token,
+                "attempt": row.attempt,
+                "old_instance": row.old_instance,
+                "new_instance": row.new_instance,
+            }
+            tx.event("slot.done", subject_of(rollout, row), ticket.holder, payload)
+
+    def fail(self, ticket: Ticket, step: Step, reason: str, *, resume_at: Step | None = None) -> None:
+        """The replacement failed at that step: its rollout halts in the same transaction.
+
+        If the rollout was halted or cancelled meanwhile the slot has failed all the same, and the first reason
+        stays. Saying so twice with the same ticket is harmless.
+
+        :param resume_at: where it goes on once a person has resumed. From ``check`` or ``launch`` (None: from the
+            beginning) with a new machine, as a new attempt; from any later step with the one that it has.
+        :raises Fenced: someone else has the slot.
+        """
+        with self._database.write() as tx:
+            if _ended_with(tx.session, ticket, SlotState.FAILED):
+                return
+            rollout, row = held(tx.session, ticket)
+            row.state, row.message, row.lease_until = SlotState.FAILED, reason, None
+            row.step, row.resume_at = step, resume_at
+            payload = {"step": step, "reason": reason, "token": ticket.token, "attempt": row.attempt}
+            tx.event("slot.failed", subject_of(rollout, row), ticket.holder, payload)
+            if rollout.state == RolloutState.OPEN:
+                set_halted(tx, rollout, by=ticket.holder, reason=reason, slot=row.slot, step=step)
+
+    def postpone(self, ticket: Ticket, reason: str) -> None:
+        """Put the slot back, behind all others of the last wave; it goes on at the step where it is.
+
+        :raises Fenced: someone else has the slot, or the rollout is closed.
+        :raises Halted: the rollout is halted.
+        """
+        with self._database.write() as tx:
+            rollout, row = check_ticket(tx.session, ticket)
+            last = select(func.max(SlotRow.wave), func.max(SlotRow.position)).where(SlotRow.rollout_id == rollout.id)
+            wave, position = tx.session.execute(last).one()
+            row.state, row.message, row.lease_until = SlotState.WAITING, reason, None
+            row.wave, row.position, row.postponed = wave, position + 1, row.postponed + 1
+            row.step_started_at = None
+            payload = {"step": row.step, "reason": reason, "token": ticket.token, "times": row.postponed}
+            tx.event("slot.postponed", subject_of(rollout, row), ticket.holder, payload)
+
+
+def check_ticket(session: Session, ticket: Ticket) -> tuple[RolloutRow, SlotRow]:
+    """The ticket's rollout and slot, if its holder may change the world in their name.
+
+    :raises Fenced: someone else has the slot, or the rollout is closed.
+    :raises Halted: the rollout is halted.
+    """
+    rollout, row = held(session, ticket)
+    if rollout.state == RolloutState.HALTED:
+        raise halted(rollout, ticket.slot)
+    if rollout.state != RolloutState.OPEN:
+        raise Fenced(f"{ticket.slot}: {_closed(rollout)}; nothing more may be done in its name.")
+    return rollout, row
+
+
+def held(session: Session, ticket: Ticket) -> tuple[RolloutRow, SlotRow]:
+    """The ticket's rollout and slot, if the ticket is the slot's newest, whatever state the rollout is in.
+
+    :raises Fenced: otherwise.
+    """
+    rollout = session.get(RolloutRow, ticket.rollout_id)
+    row = session.get(SlotRow, (ticket.rollout_id, ticket.seq))
+    if rollout is None or row is None or (rollout.fleet, row.slot) != (ticket.fleet, ticket.slot):
+        raise Fenced(f"{ticket.slot}: the catalog knows no such ticket of rollout {ticket.rollout_id}.")
+    if (row.token, row.holder) != (ticket.token, ticket.holder):
+        raise Fenced(
+            f"{ticket.slot} was taken over by {row.holder} with token {row.token}: token {ticket.token} is stale."
+        )
+    if row.state != SlotState.RUNNING:
+        raise Fenced(f"{ticket.slot} is {row.state}: token {ticket.token} has had its use.")
+    fleet = session.get_one(FleetRow, rollout.fleet)
+    if ticket.token <= fleet.fence:
+        raise Fenced(f"{ticket.slot}: a newer rollout of {rollout.fleet} has begun: token {ticket.token} is stale.")
+    return rollout, row
+
+
+def halted(rollout: RolloutRow, who: str) -> Halted:
+    """The error for whoever waits on a halted rollout."""
+    culprit = f"{rollout.halted_slot} at {rollout.halted_step}" if rollout.halted_slot else rollout.halted_by
+    return Halted(
+        f"{who} waits: halted by {culprit}: {rollout.halted_reason}",
+        remedy=f"Look into it, then resume or cancel rollout {rollout.id} of {rollout.fleet}.",
+    )
+
+
+def set_halted(
+    tx: Transaction, rollout: RolloutRow, *, by: str, reason: str, slot: str = "", step: Step | None = None
+) -> None:
+    """Halt an open rollout."""
+    rollout.state = RolloutState.HALTED
+    rollout.halted_by, rollout.halted_reason, rollout.halted_at = by, reason, tx.now
+    rollout.halted_slot, rollout.halted_step = slot, step
+    payload = {"reason": reason, "slot": slot, "step": step}
+    tx.event("rollout.halted", subject_of(rollout), by, payload)
+
+
+def set_waiting_again(row: SlotRow) -> None:
+    """Put a failed slot back into the queue: as a new attempt, unless it goes on with the machine that it has."""
+    resume_at = Step(row.resume_at) if row.resume_at else None
+    if resume_at in _NEW_MACHINE_FROM:
+        row.attempt, row.new_instance, row.facts, row.started_at = row.attempt + 1, "", {}, None
+    row.state, row.step, row.step_started_at, row.resume_at = SlotState.WAITING, resume_at, None, None
+
+
+def draw_token(tx: Transaction, fleet: str) -> int:
+    """The fleet's next fencing token."""
+    row = tx.session.get_one(FleetRow, fleet)
+    row.epoch += 1
+    return row.epoch
+
+
+def find_rollout(session: Session, rollout_id: int) -> RolloutRow:
+    """The rollout's row. :raises NotFound: if there is none."""
+    row = session.get(RolloutRow, rollout_id)
+    if row is None:
+        raise NotFound(f"The catalog has no rollout {rollout_id}.")
+    return row
+
+
+def subject_of(rollout: RolloutRow, slot: SlotRow | None = None) -> str:
+    """The rollout, or one of its slots, as the subject of events."""
+    subject = f"fleets/{rollout.fleet}/rollouts/{rollout.id}"
+    return f"{subject}/{slot.slot}" if slot is not None else subject
+
+
+def _check_claim(holder: str, lease: timedelta, max_in_flight: int) -> None:
+    if not holder.strip():
+        raise InvalidConfig("A ticket needs the name of its holder.")
+    if lease <= timedelta(0) or max_in_flight < 1:
+        raise InvalidConfig(f"A lease of {lease} or {max_in_flight} tickets at once: both must be more than nothing.")
+
+
+def _check_claimable(session: Session, rollout: RolloutRow, wave: int) -> None:
+    open_slots = _queue(rollout).where(SlotRow.state != SlotState.DONE)
+    if rollout.state == RolloutState.HALTED:
+        waiting = open_slots.where(SlotRow.wave == wave, SlotRow.slot != rollout.halted_slot)
+        mine = session.scalar(waiting) or session.scalar(open_slots.where(SlotRow.wave == wave))
+        raise halted(rollout, mine.slot if mine is not None else f"wave {wave}")
+    if rollout.state != RolloutState.OPEN:
+        raise Refused(f"{_closed(rollout)}; nothing more is replaced in its name.")
+    earlier = session.scalar(open_slots.where(SlotRow.wave < wave))
+    if earlier is not None:
+        raise Refused(
+            f"Wave {wave} of rollout {rollout.id} of {rollout.fleet} waits: {earlier.slot} of wave {earlier.wave} is "
+            f"{earlier.state}.",
+            remedy="Waves go one after another: let the earlier one finish first.",
+        )
+
+
+def _choose(
+    tx: Transaction, rollout: RolloutRow, wave: int, holder: str, max_in_flight: int
+) -> tuple[SlotRow | None, str]:
+    """Which slot the holder gets, and how it gets it. :raises Busy: none now."""
+    in_wave = _queue(rollout).where(SlotRow.wave == wave)
+    running = in_wave.where(SlotRow.state == SlotState.RUNNING)
+    if own := tx.session.scalar(running.where(SlotRow.holder == holder)):
+        return own, "reclaimed"
+    if expired := tx.session.scalar(running.where(SlotRow.lease_until <= tx.now)):
+        return expired, "taken_over"
+    waiting = tx.session.scalar(in_wave.where(SlotRow.state == SlotState.WAITING))
+    under_way = list(tx.session.scalars(_queue(rollout).limit(None).where(SlotRow.state == SlotState.RUNNING)))
+    if waiting is not None and len(under_way) < max_in_flight:
+        return waiting, "claimed"
+    if waiting is None and not under_way:
+        return None, ""
+    held_by = "; ".join(f"{row.slot} is held by {row.holder} until {row.lease_until:%H:%M:%S} UTC" for row in under_way)
+    raise Busy(f"{waiting.slot if waiting is not None else f'Wave {wave}'} waits its turn: {held_by}.")
+
+
+def _queue(rollout: RolloutRow) -> Any:
+    """The rollout's slots in the order they are replaced, only the first."""
+    return select(SlotRow).where(SlotRow.rollout_id == rollout.id).order_by(SlotRow.position).limit(1)
+
+
+def _ended_with(session: Session, ticket: Ticket, state: SlotState) -> bool:
+    row = session.get(SlotRow, (ticket.rollout_id, ticket.seq))
+    return row is not None and (row.state, row.token, row.holder) == (state, ticket.token, ticket.holder)
+
+
+def _closed(rollout: RolloutRow) -> str:
+    by = f" by {rollout.closed_by}" if rollout.closed_by else ""
+    return f"Rollout {rollout.id} of {rollout.fleet} is {rollout.state}{by}"
+
+
+def _to_ticket(rollout: RolloutRow, row: SlotRow) -> Ticket:
+    return Ticket(
+        rollout_id=rollout.id,
+        fleet=rollout.fleet,
+        seq=row.seq,
+        slot=row.slot,
+        token=row.token,
+        holder=row.holder,
+        attempt=row.attempt,
+        step=Step(row.step) if row.step else Step.CHECK,
+    )
