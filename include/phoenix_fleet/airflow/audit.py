@@ -1,0 +1,73 @@
+"""The daily audit: every fleet as its platform lists it now, against the releases and windows of the catalog."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import task
+
+from phoenix_fleet.airflow import world
+from phoenix_fleet.domain import auditing
+from phoenix_fleet.domain.errors import StepFailed
+from phoenix_fleet.domain.windows import Window
+
+if TYPE_CHECKING:
+    from phoenix_fleet.catalog import Catalog
+    from phoenix_fleet.config import Fleet
+
+
+@task(map_index_template=world.LABEL)
+def inspect(fleet: str, **context: Any) -> list[str]:
+    """One fleet's findings, a line each, logged and kept as an event.
+
+    :raises StepFailed: if there is any, so that the grid shows it and the owners are called.
+    """
+    world.mark(label=fleet, machine=fleet, step="audit")
+    catalog = world.catalog()
+    try:
+        config = world.project().fleet(fleet)
+        status, found = audit(catalog, config, datetime.now(UTC))
+        lines = [f"{entry.kind}: {entry.subject}: {entry.message}" for entry in found]
+        catalog.events.append("audit", f"fleet/{fleet}", world.actor_of(context), {"window": status, "findings": lines})
+    finally:
+        catalog.close()
+    world.log.info("%s: this window is %s; %d findings", fleet, status, len(lines))
+    for line in lines:
+        world.log.warning("%s: %s", fleet, line)
+    if lines:
+        raise StepFailed(
+            f"{fleet}: {'; '.join(lines[:10])}{' …' if len(lines) > 10 else ''}.",
+            remedy="docs/runbooks/audit-findings.md",
+        )
+    return lines
+
+
+def audit(catalog: Catalog, fleet: Fleet, now: datetime) -> tuple[str, list[auditing.Finding]]:
+    """How the fleet's current window stands, and all findings about the fleet and what was left beside it."""
+    from phoenix_fleet import drivers
+
+    driver = drivers.load("platforms", fleet.platform.name)
+    platform = driver(driver.Settings.model_validate(fleet.platform.settings), world.connections)
+    released = catalog.images.newest_released(fleet.family)
+    rollouts = catalog.rollouts.list_rollouts(fleet.name)
+    facts = auditing.FleetFacts(
+        name=fleet.name,
+        slots=fleet.slots,
+        max_age=fleet.max_age,
+        released=released.version if released else None,
+        rolling=catalog.rollouts.current(fleet.name) is not None,
+    )
+    found = auditing.audit_fleet(facts, platform.list_instances(fleet.name), now)
+    found += auditing.audit_throwaways(platform.list_instances("throwaway"), now)
+    window = Window.of(now)
+    status, _ = auditing.audit_window(fleet.name, window, _met_at(rollouts, window), now)
+    if rollouts:
+        missed = window.previous()
+        found += auditing.audit_window(fleet.name, missed, _met_at(rollouts, missed), now)[1]
+    return status, found
+
+
+def _met_at(rollouts: Any, window: Window) -> datetime | None:
+    done = [entry.closed_at for entry in rollouts if entry.state == "done" and entry.window >= window]
+    return min(done, default=None)

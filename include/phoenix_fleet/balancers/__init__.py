@@ -1,0 +1,1 @@
+"""What sends traffic to instances: one module per balancer, found by its name."""

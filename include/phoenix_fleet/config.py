@@ -1,0 +1,374 @@
+"""Image families, components and fleets as their YAML files declare them: frozen models, every field described.
+
+Unknown keys are errors. Durations are written ``30s``, ``5m``, ``2h`` or ``35d``; portions ``2`` or ``25%``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
+
+from phoenix_fleet import yamlfile, yamlmistakes
+from phoenix_fleet.configfields import (
+    NAME,
+    BalancerDriver,
+    ConfiguratorDriver,
+    Count,
+    Driver,
+    Duration,
+    Frozen,
+    GateDriver,
+    Name,
+    PlatformDriver,
+    Portion,
+    portion,
+)
+from phoenix_fleet.domain.errors import InvalidConfig
+from phoenix_fleet.domain.ladder import Rung
+from phoenix_fleet.domain.models import Component, Environment
+
+__all__ = [
+    "Access",
+    "Approval",
+    "Build",
+    "ComponentFile",
+    "Drain",
+    "Driver",
+    "Duration",
+    "Fleet",
+    "Frozen",
+    "ImageFamily",
+    "Owners",
+    "Portion",
+    "Project",
+    "Seed",
+    "Stage",
+    "Target",
+    "Timeouts",
+    "portion",
+]
+
+
+class Owners(Frozen):
+    """Who is told when something needs them."""
+
+    team: str = Field(description="The team's name, for messages.")
+    email: str = Field("", description="Address that mails go to; needs an SMTP connection. Default: none.")
+    webhook: str = Field("", description="Airflow connection id of a webhook. Default: none.")
+
+
+class Access(Frozen):
+    """How instances are reached over SSH."""
+
+    connection: str = Field(
+        "phoenix_ssh",
+        description="Airflow connection whose extra.key_file is the private key; its .pub lies beside.",
+    )
+    user: str = Field("root", description="Login name.")
+
+
+class Seed(Frozen):
+    """The root file system that a build starts from, made from scratch with mmdebstrap."""
+
+    suite: str = Field(description="Debian or Ubuntu suite, such as bookworm.", pattern=r"^[a-z][a-z0-9.-]*$")
+    include: tuple[str, ...] = Field((), description="Packages that the seed must have before Packer starts.")
+    image: str = Field("", description="Pull this image by digest instead, where a registry answers. Default: none.")
+
+
+class Build(Frozen):
+    """How one platform's artefact is built."""
+
+    template: str = Field(description="Packer template, relative to the family's folder.")
+    seed: Seed = Field(description="What the build starts from.")
+    repository: str = Field("", description="Where the artefact is pushed, without host. Default: the family.")
+    registry: str = Field("registry", description="Airflow connection id of the registry.")
+    timeout: Duration = Field(timedelta(minutes=30), description="Packer is stopped after this long.")
+
+
+class Target(Frozen):
+    """One platform that the family is built for, and where its throw-away test instances run."""
+
+    platform: PlatformDriver
+    build: Build
+
+
+class Stage(Frozen):
+    """The staging fleet and what must pass there."""
+
+    fleet: Name = Field(description="A fleet file with requires: certified; it is refreshed before the tests.")
+    endpoint: str = Field(description="Airflow connection id of the staging fleet's front.")
+    dataset: str = Field(description="Versioned dataset, a folder relative to the family's folder.")
+    gates: tuple[GateDriver, ...] = Field(description="Integration and end-to-end tests, measured from outside.")
+
+
+class Approval(Frozen):
+    """Who may release."""
+
+    approvers: tuple[str, ...] = Field((), description="User names that may answer. Default: anyone who may at all.")
+    timeout: Duration = Field(timedelta(days=7), description="After this long without an answer the run fails.")
+    four_eyes: bool = Field(True, description="Whoever triggered the run may not approve it. Default: true.")
+
+
+class ComponentFile(Frozen):
+    """``components/<name>/component.yaml``."""
+
+    component: Name = Field(description="Name; must be the folder's.")
+    version: str = Field(description="The component's own version, quoted.", pattern=r"^\d+(\.\d+)*$")
+    role: str = Field("role", description="Ansible role, relative to this file.")
+    unit_tests: tuple[str, ...] = Field(description="Command (argv) run inside a configured, fresh instance.")
+    junit: str = Field(description="Absolute path of the JUnit file that the command writes there.")
+
+
+class ImageFamily(Frozen):
+    """``include/images/<family>/image.yaml``."""
+
+    family: Name = Field(description="Name; must be the folder's.")
+    description: str = Field("", description="One sentence for people.")
+    owners: Owners
+    schedule: str = Field("0 3 1 * *", description="Cron expression (UTC) of the refresh. Default: monthly.")
+    targets: tuple[Target, ...] = Field(min_length=1, description="Platforms, built in parallel.")
+    access: Access = Field(default_factory=Access)
+    configurator: ConfiguratorDriver = Field(description="What configures throw-away instances for certification.")
+    test: tuple[GateDriver, ...] = Field(min_length=1, description="Gates on a fresh instance of each artefact.")
+    reboot_check: bool = Field(True, description="Reboot the test instance and test again, where the platform can.")
+    components: tuple[Name, ...] = Field(min_length=1, description="Folders below components/.")
+    certify: GateDriver = Field(
+        default_factory=lambda: Driver(name="tests", settings={"unit": True}),
+        description="Gate on a fresh instance with one component. Default: the component's own unit tests, inside it.",
+    )
+    stage: Stage
+    approval: Approval = Field(default_factory=Approval)
+
+    _home: Path = PrivateAttr(Path())
+    kind: ClassVar[str] = "image family"
+
+    @property
+    def name(self) -> str:
+        """The family's name."""
+        return self.family
+
+    @property
+    def home(self) -> Path:
+        """Folder of its ``image.yaml``."""
+        return self._home
+
+    @property
+    def platforms(self) -> list[str]:
+        """Names of the platforms it is built for."""
+        return [target.platform.name for target in self.targets]
+
+    def target(self, platform: str) -> Target:
+        """What the file says of that platform.
+
+        :raises InvalidConfig: if the family is not built for it.
+        """
+        for target in self.targets:
+            if target.platform.name == platform:
+                return target
+        raise InvalidConfig(f"{self.family} is not built for {platform}: only for {', '.join(self.platforms)}.")
+
+    def component(self, name: str) -> Component:
+        """One component with absolute paths."""
+        folder = self.home / "components" / name
+        document = yamlfile.read(folder / "component.yaml")
+        file = document.check(ComponentFile)
+        _same_name(document, "component", file.component, name)
+        return Component(
+            name=name,
+            version=file.version,
+            role=str(folder / file.role),
+            unit_tests=file.unit_tests,
+            junit=file.junit,
+        )
+
+    def environment(self, name: str) -> Environment:
+        """All components with the values of ``environments/<name>.yaml``."""
+        values = yamlfile.read(self.home / "environments" / f"{_checked_name(name, 'environment')}.yaml").data
+        return Environment(name=name, components=tuple(map(self.component, self.components)), variables=values)
+
+
+class Drain(Frozen):
+    """When an old instance's connections have had time enough."""
+
+    limit: Duration = Field(timedelta(minutes=5), description="How long open connections may take. Default 5m.")
+    policy: Literal["fail", "later", "force"] = Field(
+        "fail",
+        description="At the limit: halt, come back at the end, or terminate all the same. Default: fail.",
+    )
+
+
+class Timeouts(Frozen):
+    """How long each step of a replacement may take before it has failed."""
+
+    ready: Duration = Field(timedelta(minutes=5), description="Until running, reachable, identity known.")
+    configure: Duration = Field(timedelta(minutes=20), description="One run of the configurator.")
+    verify: Duration = Field(timedelta(minutes=10), description="The fleet's checks.")
+    admit: Duration = Field(timedelta(minutes=5), description="Until the balancer finds it healthy.")
+    terminate: Duration = Field(timedelta(minutes=10), description="Until gone for certain.")
+
+
+class Fleet(Frozen):
+    """``include/fleets/<fleet>.yaml``."""
+
+    fleet: Name = Field(description="Name; must be the file's.")
+    description: str = Field("", description="One sentence for people.")
+    family: Name = Field(description="Image family that its instances are born from.")
+    requires: Literal["certified", "released"] = Field(
+        "released", description="Lowest rung an image must stand on. Only a staging fleet may say certified."
+    )
+    environment: Name = Field("production", description="Values for the components: environments/<this>.yaml.")
+    owners: Owners
+    schedule: str | None = Field(
+        "0 4 1 * *", description="Cron expression (UTC); null: by hand only. Default: monthly."
+    )
+    size: Count = Field(ge=1, le=10000, description="How many slots it has: <fleet>-01 and up.")
+    platform: PlatformDriver
+    balancer: BalancerDriver = Field(default_factory=lambda: Driver(name="none"))
+    configurator: ConfiguratorDriver = Field(default_factory=lambda: Driver(name="none"))
+    access: Access = Field(default_factory=Access)
+    verify: tuple[GateDriver, ...] = Field((), description="Gates on each new instance before traffic.")
+    watch: tuple[GateDriver, ...] = Field((), description="Gates at the end of the watch time.")
+    watch_time: Duration = Field(timedelta(minutes=5), description="How long a new instance must stay healthy.")
+    canary: Portion = Field("1", description="How many go first, rounded up, at least one.")
+    waves: tuple[Portion, ...] = Field(
+        ("25%", "100%"), description="Cumulative shares of the fleet after the canary; the last must be 100%."
+    )
+    max_surge: Portion = Field("1", description="Extra instances allowed, rounded up.")
+    max_unavailable: Portion = Field("0", description="Missing instances allowed, rounded down.")
+    max_in_flight: Count = Field(1, ge=1, description="Most replacements under way at once.")
+    drain: Drain = Field(default_factory=Drain)
+    timeouts: Timeouts = Field(default_factory=Timeouts)
+    max_age: Duration = Field(timedelta(days=35), description="How old an instance may get. Default 35d.")
+
+    _home: Path = PrivateAttr(Path())
+    kind: ClassVar[str] = "fleet"
+
+    @property
+    def name(self) -> str:
+        """The fleet's name."""
+        return self.fleet
+
+    @property
+    def home(self) -> Path:
+        """Folder of its file."""
+        return self._home
+
+    @cached_property
+    def slots(self) -> list[str]:
+        """Names of all slots, in order: ``web-01``, …; as many digits as the size needs, at least two."""
+        width = max(2, len(str(self.size)))
+        return [f"{self.fleet}-{number:0{width}d}" for number in range(1, self.size + 1)]
+
+    @property
+    def required_rung(self) -> Rung:
+        """``requires`` as a rung."""
+        return Rung(self.requires)
+
+    @field_validator("waves")
+    @classmethod
+    def _waves_cover_all(cls, waves: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not waves or waves[-1] != "100%":
+            raise ValueError("the last wave must be 100%, or some instances would never be replaced")
+        size = info.data.get("size", 100)
+        counts = [portion(wave, size, up=True) for wave in waves]
+        if counts != sorted(counts):
+            raise ValueError("shares are cumulative, so each must be at least the one before")
+        return waves
+
+
+class Project:
+    """The families and fleets below one ``include/`` folder."""
+
+    def __init__(self, include: Path) -> None:
+        self.include = include
+
+    @classmethod
+    def find(cls) -> Project:
+        """The project at ``PHOENIX_INCLUDE``, or the ``include/`` that this package lies in."""
+        return cls(Path(os.environ.get("PHOENIX_INCLUDE") or Path(__file__).resolve().parents[1]))
+
+    def family_files(self) -> list[Path]:
+        """Every ``image.yaml``, by family."""
+        return sorted(self.include.glob("images/*/image.yaml"))
+
+    def fleet_files(self) -> list[Path]:
+        """Every fleet file, by name."""
+        return sorted(self.include.glob("fleets/*.yaml"))
+
+    def family(self, name: str) -> ImageFamily:
+        """The family of that name. :raises InvalidConfig: if its file is missing or wrong."""
+        return self.load_family(
+            self._file("image family", name, {path.parent.name: path for path in self.family_files()})
+        )
+
+    def fleet(self, name: str) -> Fleet:
+        """The fleet of that name. :raises InvalidConfig: if its file is missing or wrong."""
+        return self.load_fleet(self._file("fleet", name, {path.stem: path for path in self.fleet_files()}))
+
+    def _file(self, kind: str, name: str, known: dict[str, Path]) -> Path:
+        if name not in known:
+            listed = ", ".join(sorted(known)) or "none"
+            raise InvalidConfig(
+                f"There is no {kind} '{name}' below {self.include}; known: {listed}.",
+                remedy=yamlmistakes.nearest(name, list(known), "Use one of those, or add its file."),
+            )
+        return known[name]
+
+    def load_family(self, path: Path) -> ImageFamily:
+        """One ``image.yaml``, with its components checked: their mistakes are told together with its own."""
+        document = yamlfile.read(path)
+        family = document.check(ImageFamily)
+        object.__setattr__(family, "_home", path.parent)
+        _same_name(document, "family", family.family, path.parent.name)
+        wrong = []
+        for index, name in enumerate(family.components):
+            if not (path.parent / "components" / name / "component.yaml").is_file():
+                known = sorted(file.parent.name for file in path.parent.glob("components/*/component.yaml"))
+                message = f"there is no components/{name}/component.yaml."
+                remedy = yamlmistakes.nearest(name, known, "Add it, or remove the name.")
+                wrong.append(document.mistake(("components", index), message, remedy))
+                continue
+            try:
+                family.component(name)
+            except InvalidConfig as error:
+                wrong.append(str(error))
+        if wrong:
+            raise InvalidConfig("\n".join(wrong))
+        return family
+
+    def load_fleet(self, path: Path) -> Fleet:
+        """One fleet file."""
+        document = yamlfile.read(path)
+        fleet = document.check(Fleet)
+        object.__setattr__(fleet, "_home", path.parent)
+        _same_name(document, "fleet", fleet.fleet, path.stem)
+        return fleet
+
+    def broken(self) -> dict[Path, InvalidConfig]:
+        """Every file that does not load, with its error."""
+        found: dict[Path, InvalidConfig] = {}
+        for paths, load in ((self.family_files(), self.load_family), (self.fleet_files(), self.load_fleet)):
+            for path in paths:
+                try:
+                    load(path)
+                except InvalidConfig as error:
+                    found[path] = error
+        return found
+
+
+def _same_name(document: yamlfile.Document, key: str, said: str, expected: str) -> None:
+    if said != expected:
+        message = f"the file calls itself '{said}' but lies where '{expected}' belongs."
+        raise InvalidConfig(document.mistake((key,), message, "Make the name and the place agree."))
+
+
+def _checked_name(name: str, kind: str) -> str:
+    if not re.fullmatch(NAME, name):
+        raise InvalidConfig(f"'{name}' is no name of an {kind}.", remedy="Use small letters, digits and hyphens.")
+    return name

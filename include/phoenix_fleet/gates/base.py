@@ -1,0 +1,33 @@
+"""The gate seam: it measures one subject. The framework judges (``domain.verdicts``)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
+
+from phoenix_fleet.connections import Connections
+from phoenix_fleet.domain.models import Subject
+from phoenix_fleet.domain.verdicts import Measurement
+
+
+class Gate(ABC):
+    """One way of measuring. Constructors do no I/O; relative paths in settings start at ``home``."""
+
+    Settings: ClassVar[type[BaseModel]]
+
+    def __init__(self, settings: Any, connections: Connections, home: Path) -> None:
+        self.settings = settings
+        self.connections = connections
+        self.home = home
+        """Folder of the file that names this gate (``include/images/<family>`` or ``include/fleets``)."""
+
+    @abstractmethod
+    def measure(self, subject: Subject) -> Measurement:
+        """What was seen, with the files kept as proof below ``subject.workdir``. Changes nothing it measures.
+
+        What could not be measured (tool missing, no answer, empty result, no test collected) comes back with
+        ``error`` set, never as passed; bugs may raise.
+        """

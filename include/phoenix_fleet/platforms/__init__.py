@@ -1,0 +1,1 @@
+"""Where instances run: one module per platform, found by its name."""

@@ -1,0 +1,84 @@
+"""The platform seam: it starts and terminates instances, and says what there is. It never waits or judges."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
+
+from phoenix_fleet.connections import Connections
+from phoenix_fleet.domain.ladder import Rung
+from phoenix_fleet.domain.models import Artefact, Instance, LaunchIntent
+
+
+class Platform(ABC):
+    """A place where instances run.
+
+    Constructors do no I/O. Methods are synchronous and safe to call from several threads. Every driver
+    translates its vendor's errors to those of ``domain.errors`` at its own edge: ``Unavailable``, ``Throttled``
+    and ``AuthenticationFailed`` may come from any method.
+    """
+
+    Settings: ClassVar[type[BaseModel]]
+    """What a fleet or image file may say about this platform. It has a ``connection`` where one is needed."""
+
+    def __init__(self, settings: Any, connections: Connections) -> None:
+        self.settings = settings
+        self.connections = connections
+
+    @abstractmethod
+    def launch(self, intent: LaunchIntent) -> Instance:
+        """Start one instance; returns once the platform has *accepted*, usually in ``starting``.
+
+        Idempotent by ``intent.token``: the same token gives the same instance, never a second one, also when
+        two callers race. Owner, fleet, slot, version, purpose and token are on the machine *at birth*. Cleans up
+        its own partial failure.
+
+        :raises InvalidSpec: the request can never work.
+        :raises IntentMismatch: an instance has that token and was launched with other parameters.
+        :raises CapacityExhausted: no room now.
+        """
+
+    @abstractmethod
+    def get_instance(self, instance_id: str) -> Instance:
+        """The instance as it is now, with ``host_keys`` once they can be read.
+
+        :raises NotFound: not to be seen (which is not proof that it is gone).
+        :raises NotOurs: it exists without our ownership marks.
+        """
+
+    @abstractmethod
+    def list_instances(self, fleet: str) -> Sequence[Instance]:
+        """All instances of ours that carry that fleet's mark, starting, stopping and failed ones too, by name.
+
+        Every page or an error: an error, a partial page or a dropped filter is never "none".
+        """
+
+    @abstractmethod
+    def terminate(self, instance_id: str) -> None:
+        """Ask for termination of one instance of ours and return at once. Repeating it is harmless.
+
+        :raises NotFound: not to be seen: callers look again, since it is not proof of gone.
+        :raises NotOurs: it lacks our ownership marks; nothing was touched.
+        """
+
+    @abstractmethod
+    def hostspec(self, instance: Instance) -> str:
+        """A testinfra URL that reaches the instance (``docker://…``, ``ssh://…``). No I/O."""
+
+    @abstractmethod
+    def list_images(self, family: str) -> Sequence[tuple[Artefact, dict[str, str]]]:
+        """All artefacts of that family which the platform holds, each with its marks (``version``, ``status``)."""
+
+    @abstractmethod
+    def tag_image(self, artefact: Artefact, status: Rung) -> Artefact:
+        """Mark the artefact with its rung where the platform can show it. Idempotent; the digest stays."""
+
+    @abstractmethod
+    def delete_image(self, artefact: Artefact) -> None:
+        """Delete the artefact; deleting what is not there is success.
+
+        :raises InUse: an instance of ours still runs from it.
+        """

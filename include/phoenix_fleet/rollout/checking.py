@@ -1,0 +1,76 @@
+"""The first step: whether this replacement is still right, asked of the catalog and the world as they are now."""
+
+from __future__ import annotations
+
+from phoenix_fleet.domain import planner
+from phoenix_fleet.domain.planner import SlotView
+from phoenix_fleet.rollout import retiring
+from phoenix_fleet.rollout.planning import artefact_of, good_enough, target_of
+from phoenix_fleet.rollout.progress import LATER, Failing, Finished, Moved, Result, Waiting
+from phoenix_fleet.rollout.replacement import Identity, Replacement
+
+
+def check(work: Replacement) -> Result:
+    """Moved if the slot needs the new instance and may have it now; Finished if it needs none.
+
+    Nothing is touched, but for instances left over in the slot, out of service, from attempts that came to no end.
+    """
+    work.deps.catalog.rollouts.holds(work.ticket)
+    if work.facts.get("surplus"):
+        return _retire_surplus(work, Identity(**work.facts["surplus"]))
+    check_image(work)
+    observed = work.observe()
+    target = target_of(work.deps.catalog, work.fleet, work.image)
+    view = planner.view_slot(work.shape, work.name, target, observed, work.now)
+    if view.refused:
+        raise Failing(view.refused)
+    if view.note:
+        return Finished(f"up to date already: {view.note}")
+    if view.surplus:
+        left_over = Identity.of(view.surplus[0])
+        work.note(surplus=left_over.facts())
+        return _retire_surplus(work, left_over)
+    decision = planner.may_begin(work.shape, view, observed)
+    if not decision.allowed:
+        return Waiting(f"{view.old.name if view.old else work.name} has to stay for now: {decision.reason}", LATER)
+    return _begin(work, view)
+
+
+def check_image(work: Replacement) -> None:
+    """Return if the image may be launched now.
+
+    It must be on the rung that the fleet requires, and by its digest the one that the rollout is bound to, in the
+    catalog and on the platform.
+
+    :raises Failing: otherwise, saying what has changed.
+    """
+    now = work.deps.catalog.images.get(work.image.family, work.image.version)
+    if not good_enough(now, work.fleet):
+        why = f" ({now.reason})" if now.reason else ""
+        raise Failing(f"{now} is {now.rung} now{why}, and {work.fleet.name} takes only {work.fleet.requires} images")
+    bound, current = work.artefact, artefact_of(now, work.fleet)
+    if bound.digest != current.digest:
+        raise Failing(f"{now} is {current.digest} in the catalog now, and the rollout is bound to {bound.digest}")
+    held = {artefact.digest for artefact, _ in work.deps.platform.list_images(work.image.family)}
+    if bound.digest not in held:
+        raise Failing(f"{bound.platform} does not hold {bound.reference} ({bound.digest})")
+
+
+def _retire_surplus(work: Replacement, left_over: Identity) -> Result:
+    """One left-over instance at a time; as long as it is there, nothing else happens in this slot."""
+    waiting = retiring.retire(work, left_over, seen=True)
+    return waiting or Waiting(f"{left_over.name}, left over in this slot, is gone", facts={"surplus": None})
+
+
+def _begin(work: Replacement, view: SlotView) -> Moved:
+    facts = {"old": Identity.of(view.old).facts() if view.old else None}
+    planned = work.slot.old_instance
+    if planned and (view.old is None or view.old.id != planned):
+        work.say(f"{planned} was planned to go and no longer stands there")
+    if view.new is not None:
+        return Moved(
+            f"{view.new.name} stands there already; {view.reason}",
+            new_instance=view.new.id,
+            facts={**facts, "new": Identity.of(view.new).facts(), "seen": True},
+        )
+    return Moved(view.reason, facts=facts)

@@ -1,0 +1,150 @@
+"""The steps that bring a new instance up: launch, ready, configure, verify, admit, watch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+from phoenix_fleet.domain import planner
+from phoenix_fleet.domain.errors import TransientError
+from phoenix_fleet.domain.models import Backend, Instance, InstanceState, LaunchIntent
+from phoenix_fleet.rollout import readiness
+from phoenix_fleet.rollout.checking import check_image
+from phoenix_fleet.rollout.measuring import measure_all
+from phoenix_fleet.rollout.progress import LATER, SOON, Failing, Moved, Result, Waiting, pause, words
+from phoenix_fleet.rollout.replacement import Identity, Replacement, may_have_happened
+
+HEALTHY_LOOKS = 2
+"""How often in a row the balancer must say healthy."""
+LONGEST_GAP = timedelta(seconds=90)
+"""A watch in which nobody looked for longer than this has seen nothing, and starts anew."""
+
+
+def launch(work: Replacement) -> Result:
+    """Moved once the platform has accepted this attempt's one instance, or had done so before."""
+    if work.new is not None:
+        return Moved(f"{work.new.name} stands there already")
+    check_image(work)
+    intent = work.launch_intent()
+    observed = work.observe()
+    found = next((each for each in observed.instances if each.token == intent.token), None)
+    if found is None:
+        decision = planner.check_surge(work.shape, observed)
+        if not decision.allowed:
+            return Waiting(f"no room for another instance: {decision.reason}", LATER)
+    # A token that the platform has seen gives the same machine again, so after a crash this is adoption.
+    wanted = Identity(work.name, intent.name, work.name, intent.token, intent.version)
+    try:
+        born = work.act(
+            "launch", wanted, lambda: work.deps.platform.launch(intent), params=_frozen(intent), token=intent.token
+        )
+    except TransientError as error:
+        if may_have_happened(error):
+            work.note(launch_unanswered=True)
+        raise
+    return Moved(
+        f"{born.name} is accepted" if found is None else f"{born.name} had been launched before",
+        new_instance=born.id,
+        facts={"new": Identity.of(born).facts()},
+    )
+
+
+def _frozen(intent: LaunchIntent) -> dict[str, Any]:
+    """The intent as plain data, with the name and the fingerprint that follow from it."""
+    return {**asdict(intent), "name": intent.name, "fingerprint": intent.fingerprint}
+
+
+def ready(work: Replacement) -> Result:
+    """Moved once the new instance runs, is the image it should be, and answers with its own SSH host key."""
+    instance = work.see(_new(work).id)
+    if instance is None:
+        return Waiting("the platform does not show it yet")
+    if not work.facts.get("seen"):
+        work.note(seen=True)
+    _still_ours(work, instance)
+    if lacks := readiness.missing(instance, work.artefact.digest, work.deps.ssh_probe):
+        return Waiting(lacks)
+    return Moved(f"{instance.name} answers at {instance.address}", facts={"new": Identity.of(instance).facts()})
+
+
+def configure(work: Replacement) -> Result:
+    """Moved once the configurator has applied the fleet's environment."""
+    instance = _running(work)
+    work.deps.configurator.apply(instance, work.deps.environment, work.say)
+    return Moved(f"{instance.name} is configured for {work.deps.environment.name}")
+
+
+def verify(work: Replacement) -> Result:
+    """Moved once every verify gate has passed on the new instance."""
+    instance = _running(work)
+    if instance.digest != work.artefact.digest:
+        raise Failing(f"{instance.name} runs {instance.digest}, not {work.artefact.digest} of {work.image}")
+    return Moved(measure_all(work, work.deps.verify_gates, instance))
+
+
+def admit(work: Replacement) -> Result:
+    """Moved once the balancer has said healthy twice in a row."""
+    new, instance = _new(work), _running(work)
+    status = work.status(instance)
+    looks = int(work.facts.get("healthy_looks") or 0)
+    if status.state is Backend.HEALTHY:
+        looks += 1
+        if looks >= HEALTHY_LOOKS:
+            return Moved(f"{instance.name} is in service")
+        return Waiting(f"{instance.name} is healthy once", SOON, {"healthy_looks": looks})
+    if status.state in (Backend.ABSENT, Backend.DRAINING):
+        if looks:
+            work.note(healthy_looks=0)
+        work.act("admit", new, lambda: work.deps.balancer.admit(instance))
+        return Waiting(f"{instance.name} is admitted", SOON)
+    return Waiting(f"{instance.name} is {status.state} at the balancer", SOON, {"healthy_looks": 0})
+
+
+def watch(work: Replacement) -> Result:
+    """Moved once the new instance was healthy at every look for the watch time, and the watch gates passed."""
+    instance = _running(work)
+    status = work.status(instance)
+    if status.state is not Backend.HEALTHY:
+        raise Failing(f"{instance.name} is {status.state} at the balancer after it had been healthy")
+    watched, last = work.since("watched_from"), work.since("watched_last")
+    now = work.now.isoformat()
+    if watched is None or last is None or not timedelta() <= last <= LONGEST_GAP:
+        watched, facts = timedelta(), {"watched_from": now, "watched_last": now}
+    else:
+        facts = {"watched_last": now}
+    left = work.fleet.watch_time - watched
+    if left > timedelta():
+        told = f"{instance.name} is healthy, and watched for {words(work.fleet.watch_time)}"
+        return Waiting(told, min(pause(work.fleet.watch_time), left), facts)
+    told = measure_all(work, work.deps.watch_gates, instance)
+    return Moved(f"{instance.name} was healthy for {words(work.fleet.watch_time)}; {told}")
+
+
+def _new(work: Replacement) -> Identity:
+    if work.new is None:
+        raise Failing("the new instance is not known any more", hands_off=True)
+    return work.new
+
+
+def _running(work: Replacement) -> Instance:
+    """The new instance, read now.
+
+    :raises Failing: it does not run any more, or is another one.
+    """
+    new = _new(work)
+    instance = work.see(new.id)
+    if instance is None:
+        raise Failing(f"{new.name} is not to be seen any more")
+    _still_ours(work, instance)
+    if instance.state is not InstanceState.RUNNING:
+        raise Failing(f"{instance.name} is {instance.state} and ran before")
+    return instance
+
+
+def _still_ours(work: Replacement, instance: Instance) -> None:
+    if difference := _new(work).difference(instance):
+        raise Failing(f"what stands there is not {_new(work).name} any more: {difference}", hands_off=True)
+    if instance.state in (InstanceState.FAILED, InstanceState.STOPPING, InstanceState.GONE):
+        said = f": {instance.message}" if instance.message else ""
+        raise Failing(f"{instance.name} is {instance.state}{said}")

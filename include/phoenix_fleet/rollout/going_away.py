@@ -1,0 +1,92 @@
+"""The steps that take the old instance away: drain, then terminate."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from phoenix_fleet.domain import planner
+from phoenix_fleet.domain.models import Backend, BackendStatus, Instance, InstanceState
+from phoenix_fleet.domain.planner import Decision
+from phoenix_fleet.rollout import retiring
+from phoenix_fleet.rollout.progress import LATER, SOON, Failing, Moved, Result, Waiting, pause, words
+from phoenix_fleet.rollout.replacement import Identity, Replacement
+
+
+def drain(work: Replacement) -> Result:
+    """Moved once no connection is open on the old instance, or the drain policy has had its say."""
+    old = work.old
+    if old is None:
+        return Moved("there was no instance to drain")
+    instance = work.see(old.id)
+    if instance is None or instance.state in (InstanceState.STOPPING, InstanceState.GONE):
+        return Moved(f"{old.name} is on its way out already")
+    if difference := old.difference(instance):
+        raise Failing(f"what stands there is not {old.name} any more: {difference}", hands_off=True)
+    status = work.status(instance)
+    decision = _may_go(work, old)
+    if not decision.allowed:
+        return _held(work, f"{old.name} has to stay: {decision.reason}")
+    if not work.facts.get("drain_began"):
+        work.note(drain_began=work.now.isoformat(), old_served=_serves(instance, status))
+    if not work.has_balancer:
+        return Moved("there is no balancer to drain at")
+    began = work.since("drain_began") or timedelta()
+    idle = status.state in (Backend.DRAINING, Backend.ABSENT)
+    # One that is not healthy may show no sign of a drain, and gets no connections any more all the same.
+    if status.state is Backend.HEALTHY or not (idle or work.facts.get("drain_asked")):
+        work.note(drain_asked=True)
+        work.act("drain", old, lambda: work.deps.balancer.drain(instance))
+        return Waiting(f"{old.name} gets no new connections", SOON)
+    if status.connections == 0:
+        return Moved(f"no connection is open on {old.name}")
+    if began >= work.fleet.drain.limit:
+        return _limit_reached(work, old, status.connections)
+    limit = work.fleet.drain.limit
+    return Waiting(f"{status.connections} connections are open on {old.name}; {words(limit)} at most", pause(limit))
+
+
+def _held(work: Replacement, refused: str) -> Result:
+    """The world has changed. An old instance that is draining goes back into service at once, others can wait."""
+    if work.facts.get("drain_began") or work.elapsed > work.fleet.timeouts.admit:
+        raise Failing(refused)
+    return Waiting(refused, LATER)
+
+
+def _limit_reached(work: Replacement, old: Identity, connections: int) -> Result:
+    policy = work.fleet.drain.policy
+    told = f"{connections} connections were still open on {old.name} after {words(work.fleet.drain.limit)}"
+    if policy == "force":
+        return Moved(f"{told}; they will be cut (policy force)", facts={"forced": True})
+    # The second time it is the end of the queue already, so coming back later would never end.
+    raise Failing(f"{told} (policy {policy})", postpone=policy == "later" and not work.slot.postponed)
+
+
+def terminate(work: Replacement) -> Result:
+    """Moved once exactly the old instance is gone for certain.
+
+    Once its termination was asked for, a failure here touches nothing more: a person looks.
+    """
+    old = work.old
+    if old is None:
+        return Moved("there was no instance to terminate")
+
+    def allowed() -> Decision:
+        decision = _may_go(work, old)
+        if not decision.allowed and not work.facts.get(f"asked {old.id}"):
+            raise Failing(f"{old.name} has to stay: {decision.reason}")
+        return decision
+
+    forced = timedelta() if work.facts.get("forced") else None
+    waiting = retiring.retire(work, old, seen=True, cut_after=forced, allowed=allowed)
+    return waiting or Moved(f"{old.name} is gone")
+
+
+def _serves(instance: Instance, status: BackendStatus) -> bool:
+    return instance.state is InstanceState.RUNNING and status.state is Backend.HEALTHY
+
+
+def _may_go(work: Replacement, old: Identity) -> Decision:
+    new = work.new
+    return planner.may_take_out(
+        work.shape, work.observe(), old.id, new.id if new else "", counted=work.facts.get("old_served")
+    )

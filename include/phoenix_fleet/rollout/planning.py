@@ -1,0 +1,129 @@
+"""Looking at a fleet and drawing its plan: reads only, nothing is touched or written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from phoenix_fleet.balancers.base import Balancer
+from phoenix_fleet.config import Fleet, portion
+from phoenix_fleet.domain import planner
+from phoenix_fleet.domain.errors import NotOurs, Refused
+from phoenix_fleet.domain.ladder import Rung, has_reached
+from phoenix_fleet.domain.models import Artefact, Backend, BackendStatus, Image, Instance, InstanceState
+from phoenix_fleet.domain.planner import FleetShape, Observed, Plan, Target
+from phoenix_fleet.platforms.base import Platform
+from phoenix_fleet.rollout.deps import Deps
+
+if TYPE_CHECKING:
+    from phoenix_fleet.catalog import Catalog
+    from phoenix_fleet.catalog.records import RolloutRecord
+
+
+def shape_of(fleet: Fleet) -> FleetShape:
+    """The fleet file in numbers: what adds caution or capacity is rounded up, what takes capacity away down."""
+    size = fleet.size
+    return FleetShape(
+        name=fleet.name,
+        slots=tuple(fleet.slots),
+        canary=max(1, portion(fleet.canary, size, up=True)),
+        waves=tuple(portion(wave, size, up=True) for wave in fleet.waves),
+        max_surge=portion(fleet.max_surge, size, up=True),
+        max_unavailable=portion(fleet.max_unavailable, size, up=False),
+        max_in_flight=fleet.max_in_flight,
+        max_age=fleet.max_age,
+    )
+
+
+def freeze(fleet: Fleet) -> dict[str, Any]:
+    """The fleet file as JSON-able data, to be kept with a rollout."""
+    return fleet.model_dump(mode="json")
+
+
+def frozen_fleet(rollout: RolloutRecord, fleet: Fleet) -> Fleet:
+    """The fleet as its file was when the rollout opened; ``fleet`` is the file as it is now, and says where it lies.
+
+    :raises InvalidConfig: what was kept cannot be read any more.
+    """
+    kept = Fleet.model_validate(_thaw(dict(rollout.settings)))
+    object.__setattr__(kept, "_home", fleet.home)
+    return kept
+
+
+def _thaw(value: Any) -> Any:
+    """Drivers are written ``{name: settings}`` in files and ``{"name": …, "settings": …}`` in dumps."""
+    if isinstance(value, Mapping):
+        if set(value) == {"name", "settings"}:
+            return {value["name"]: dict(value["settings"])}
+        return {key: _thaw(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_thaw(each) for each in value]
+    return value
+
+
+def good_enough(image: Image, fleet: Fleet) -> bool:
+    """Whether an image stands where the fleet may take it: released, or for staging fleets certified and above."""
+    if fleet.required_rung is Rung.RELEASED:
+        return image.rung is Rung.RELEASED
+    return has_reached(image.rung, fleet.required_rung)
+
+
+def artefact_of(image: Image, fleet: Fleet) -> Artefact:
+    """The image's artefact on the fleet's platform.
+
+    :raises Refused: the image stands too low, or has none there.
+    """
+    if not good_enough(image, fleet):
+        raise Refused(
+            f"{image} is {image.rung}, and {fleet.name} takes only {fleet.requires} images.",
+            remedy="Choose another release.",
+        )
+    artefact = image.artefacts.get(fleet.platform.name)
+    if artefact is None:
+        raise Refused(
+            f"{image} has no artefact on {fleet.platform.name}, where {fleet.name} runs.",
+            remedy=f"Add {fleet.platform.name} to the targets of {image.family} and build it.",
+        )
+    return artefact
+
+
+def target_of(catalog: Catalog, fleet: Fleet, image: Image) -> Target:
+    """What the rollout brings, and which newer versions may stay: those that the fleet could take now.
+
+    :raises Refused: the fleet may not take the image.
+    """
+    acceptable = {
+        each.version: each.artefacts[fleet.platform.name].digest
+        for each in catalog.images.list_images(fleet.family)
+        if good_enough(each, fleet) and fleet.platform.name in each.artefacts
+    }
+    return Target(image.version, artefact_of(image, fleet).digest, acceptable)
+
+
+def observe(platform: Platform, balancer: Balancer, fleet: str) -> Observed:
+    """The fleet as its platform and its balancer report it now, all of it or an error."""
+    instances = tuple(platform.list_instances(fleet))
+    return Observed(instances, {each.id: _backend(balancer, each) for each in instances})
+
+
+def _backend(balancer: Balancer, instance: Instance) -> BackendStatus:
+    if instance.state is not InstanceState.RUNNING:
+        return BackendStatus(Backend.ABSENT)
+    try:
+        return balancer.state(instance)
+    except NotOurs:
+        # Somebody else's server has its name there, so whatever it says is not about this instance.
+        return BackendStatus(Backend.ABSENT)
+
+
+def draw_plan(deps: Deps, fleet: Fleet, image: Image, only: Sequence[str] = ()) -> Plan:
+    """What a rollout of that image would do to the fleet now, with reasons; ``only`` limits it to those slots.
+
+    Nothing is touched and nothing is written, so this is also the dry run.
+
+    :raises Refused: the fleet may not take the image.
+    :raises InvalidConfig: ``only`` names a slot that the fleet does not have.
+    """
+    target = target_of(deps.catalog, fleet, image)
+    seen = observe(deps.platform, deps.balancer, fleet.name)
+    return planner.plan(shape_of(fleet), target, seen, deps.clock.now(), only)

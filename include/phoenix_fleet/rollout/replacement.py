@@ -1,0 +1,244 @@
+"""One replacement as it stands: what the catalog remembers of it, fresh looks at the world, and the calls it makes.
+
+Every call that changes something goes through ``act``: its intent is committed under a ticket that still holds,
+then the call is made, then its outcome is recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from phoenix_fleet.config import Fleet
+from phoenix_fleet.domain.errors import CapacityExhausted, NotFound, PhoenixError, Throttled, TransientError
+from phoenix_fleet.domain.models import Artefact, BackendStatus, Image, Instance, InstanceState, LaunchIntent
+from phoenix_fleet.domain.planner import FleetShape, Observed
+from phoenix_fleet.domain.steps import Step
+from phoenix_fleet.rollout.deps import Deps
+from phoenix_fleet.rollout.planning import observe, shape_of
+from phoenix_fleet.rollout.progress import Failing
+
+if TYPE_CHECKING:
+    from phoenix_fleet.catalog.records import Action, Outcome, RolloutRecord, SlotRecord, Ticket
+
+Reply = TypeVar("Reply")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which instance exactly: what must still be the same right before it is terminated."""
+
+    id: str
+    name: str
+    slot: str
+    token: str
+    version: str
+    address: str = ""
+    launched_at: str = ""
+
+    @classmethod
+    def of(cls, instance: Instance) -> Identity:
+        """The identity of an instance as it was read."""
+        born = instance.launched_at.isoformat() if instance.launched_at else ""
+        return cls(instance.id, instance.name, instance.slot, instance.token, instance.version, instance.address, born)
+
+    def facts(self) -> dict[str, str]:
+        """As JSON-able data."""
+        return asdict(self)
+
+    def params(self) -> dict[str, str]:
+        """What an intent about it says: only what never changes, so that it is the same in every try."""
+        return {"name": self.name, "slot": self.slot, "token": self.token, "version": self.version}
+
+    def difference(self, instance: Instance) -> str:
+        """How what is there now differs from it, in words; empty if it is the same instance.
+
+        An address may come later, and a platform may not know the moment of launch.
+        """
+        now = Identity.of(instance)
+        differing = [
+            f"{name} is {getattr(now, name)!r}, not {getattr(self, name)!r}"
+            for name in ("id", "slot", "token", "version")
+            if getattr(now, name) != getattr(self, name)
+        ]
+        if self.launched_at and now.launched_at and self.launched_at != now.launched_at:
+            differing.append(f"it was launched at {now.launched_at}, not {self.launched_at}")
+        return "; ".join(differing)
+
+    def as_gone(self, fleet: str) -> Instance:
+        """Enough of an instance to let the balancer forget one that is no longer there."""
+        return Instance(
+            id=self.id,
+            name=self.name,
+            fleet=fleet,
+            slot=self.slot,
+            version=self.version,
+            token=self.token,
+            state=InstanceState.GONE,
+            address=self.address,
+        )
+
+
+class Replacement:
+    """What the steps work on, for the length of one ``advance``."""
+
+    def __init__(
+        self, deps: Deps, fleet: Fleet, image: Image, rollout: RolloutRecord, ticket: Ticket, slot: SlotRecord
+    ) -> None:
+        self.deps = deps
+        self.fleet = fleet
+        self.shape: FleetShape = shape_of(fleet)
+        self.image = image
+        self.rollout = rollout
+        self.ticket = ticket
+        self.slot = slot
+        self.step: Step = slot.step or Step.CHECK
+        self.facts: dict[str, Any] = dict(slot.facts)
+
+    # What is remembered
+
+    @property
+    def name(self) -> str:
+        """The slot's name."""
+        return self.slot.slot
+
+    @property
+    def round(self) -> int:
+        """How many machines of its own the slot has needed, with this one: each has its own idempotency token."""
+        return self.slot.attempt + self.slot.postponed
+
+    @property
+    def old(self) -> Identity | None:
+        """The instance to be taken out, as ``check`` saw it; None if nothing stood there."""
+        return Identity(**self.facts["old"]) if self.facts.get("old") else None
+
+    @property
+    def new(self) -> Identity | None:
+        """The instance that comes in; None until it is launched."""
+        return Identity(**self.facts["new"]) if self.facts.get("new") else None
+
+    @property
+    def asked_to_terminate_old(self) -> bool:
+        """Whether the old instance's termination was asked for, so that it cannot be brought back."""
+        return self.old is not None and bool(self.facts.get(f"asked {self.old.id}"))
+
+    @property
+    def has_balancer(self) -> bool:
+        """Whether traffic goes through a balancer; otherwise running is all that can be asked for."""
+        return self.fleet.balancer.name != "none"
+
+    @property
+    def now(self) -> datetime:
+        """The moment."""
+        return self.deps.clock.now()
+
+    @property
+    def elapsed(self) -> timedelta:
+        """How long the step has taken so far."""
+        started = self.slot.step_started_at
+        return self.now - started if started else timedelta()
+
+    def since(self, fact: str) -> timedelta | None:
+        """How long ago the moment was that is remembered under that name; None if there is none."""
+        kept = self.facts.get(fact)
+        return self.now - datetime.fromisoformat(kept) if kept else None
+
+    def note(self, **facts: Any) -> None:
+        """Remember these facts before anything else happens, for whoever goes on from here."""
+        self.deps.catalog.rollouts.enter(self.ticket, self.step, facts=facts)
+        self.facts.update(facts)
+
+    def say(self, message: str) -> None:
+        """One line for people."""
+        self.deps.log(f"{self.name}: {message}")
+
+    # What is seen
+
+    def observe(self) -> Observed:
+        """The whole fleet, read now."""
+        return observe(self.deps.platform, self.deps.balancer, self.fleet.name)
+
+    def see(self, instance_id: str) -> Instance | None:
+        """That instance, read now; None if it is not to be seen, which does not prove that it is gone."""
+        try:
+            return self.deps.platform.get_instance(instance_id)
+        except NotFound:
+            return None
+
+    def status(self, instance: Instance) -> BackendStatus:
+        """What the balancer says of it now."""
+        return self.deps.balancer.state(instance)
+
+    @property
+    def artefact(self) -> Artefact:
+        """What new instances are born from: bound when the rollout opened.
+
+        :raises Failing: the image has none on this platform.
+        """
+        found = self.image.artefacts.get(self.fleet.platform.name)
+        if found is None:
+            raise Failing(f"{self.image} has no artefact on {self.fleet.platform.name}")
+        return found
+
+    # What is done
+
+    def launch_intent(self) -> LaunchIntent:
+        """Everything that this attempt's launch needs: the same in every try, so it is the same machine."""
+        return LaunchIntent(
+            fleet=self.fleet.name,
+            slot=self.name,
+            purpose=self.rollout.purpose,
+            attempt=self.round,
+            family=self.image.family,
+            version=str(self.image.version),
+            artefact=self.artefact,
+            authorized_key=self.deps.authorized_key,
+            settings=dict(self.fleet.platform.settings),
+        )
+
+    def act(
+        self,
+        action: Action,
+        target: Identity,
+        call: Callable[[], Reply],
+        *,
+        params: Mapping[str, Any] | None = None,
+        token: str = "",
+    ) -> Reply:
+        """Make a call that changes something: intent, call, outcome. The call's errors are raised through.
+
+        :param params: what the intent says. Default: which instance.
+        :param token: the call's own idempotency token, where it has one.
+        :raises Fenced: the ticket no longer holds; nothing was called.
+        :raises Halted: the rollout is halted; nothing was called.
+        :raises Failing: the call raised what no driver may raise, so nothing is known.
+        """
+        self.say(f"{action} {target.name}")
+        intents = self.deps.catalog.intents
+        intent = intents.begin(
+            action,
+            target.id,
+            params if params is not None else target.params(),
+            ticket=self.ticket,
+            purpose=self.rollout.purpose,
+            token=token,
+        )
+        try:
+            reply = call()
+        except PhoenixError as error:
+            outcome: Outcome = "unknown" if may_have_happened(error) else "failed"
+            intents.outcome(intent.id, outcome, {"error": type(error).__name__, "message": str(error)})
+            raise
+        except Exception as error:
+            intents.outcome(intent.id, "unknown", {"error": type(error).__name__, "message": str(error)})
+            raise Failing(f"{action} {target.name}: unexpected {type(error).__name__}: {error}") from error
+        result = {"instance": reply.id} if isinstance(reply, Instance) else {}
+        intents.outcome(intent.id, "done", result)
+        return reply
+
+
+def may_have_happened(error: PhoenixError) -> bool:
+    """Whether a call that ended so may have taken effect all the same."""
+    return isinstance(error, TransientError) and not isinstance(error, (Throttled, CapacityExhausted))

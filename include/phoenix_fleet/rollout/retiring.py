@@ -1,0 +1,132 @@
+"""Taking one instance out: no traffic, terminated, gone for certain. Shared by the last step and by clean-ups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from phoenix_fleet.domain.errors import InUse, NotFound
+from phoenix_fleet.domain.models import Backend, Instance, InstanceState
+from phoenix_fleet.domain.planner import Decision
+from phoenix_fleet.rollout import gone
+from phoenix_fleet.rollout.progress import SOON, Failing, Waiting, pause, plain, words
+from phoenix_fleet.rollout.replacement import Identity, Replacement
+
+ASK_AGAIN = timedelta(seconds=30)
+"""An instance that still runs so long after its termination was asked for is asked again."""
+
+
+def retire(
+    work: Replacement,
+    machine: Identity,
+    *,
+    seen: bool,
+    cut_after: timedelta | None = None,
+    allowed: Callable[[], Decision] | None = None,
+) -> Waiting | None:
+    """Bring that instance one look nearer to its end; None once it is gone for certain.
+
+    Its open connections are waited for, at most ``cut_after`` (None: for ever). ``allowed`` is asked right before
+    anything is taken from it. ``seen`` says whether the platform has ever shown it.
+
+    :raises Failing: what stands there is not that instance; nothing was touched.
+    """
+    look = gone.look(
+        work.deps.platform,
+        work.fleet.name,
+        machine.id,
+        missing_since=_moment(work, f"missing {machine.id}"),
+        seen=seen,
+        now=work.now,
+    )
+    if look.gone:
+        return _forget(work, machine)
+    if look.instance is None:
+        if look.missing_since != _moment(work, f"missing {machine.id}"):
+            work.note(**{f"missing {machine.id}": look.missing_since.isoformat() if look.missing_since else None})
+        return Waiting(look.message, gone.MISSING_FOR)
+    if work.facts.get(f"missing {machine.id}"):
+        work.note(**{f"missing {machine.id}": None})
+    if look.instance.state is InstanceState.STOPPING:
+        return Waiting(look.message, SOON)
+    if difference := machine.difference(look.instance):
+        raise Failing(f"what stands there is not {machine.name} any more: {difference}", hands_off=True)
+    return _take_out(work, machine, look.instance, cut_after, allowed)
+
+
+def _take_out(
+    work: Replacement,
+    machine: Identity,
+    instance: Instance,
+    cut_after: timedelta | None,
+    allowed: Callable[[], Decision] | None,
+) -> Waiting:
+    if refused := _refused(allowed):
+        return refused
+    if waiting := _take_traffic(work, machine, instance, cut_after):
+        return waiting
+    asked = work.since(f"asked {machine.id}")
+    if asked is not None and asked < ASK_AGAIN:
+        return Waiting(f"{machine.name} was told to terminate and is {instance.state}", SOON)
+    if refused := _refused(allowed):
+        return refused
+    work.note(**{f"asked {machine.id}": work.now.isoformat()})
+    try:
+        work.act("terminate", machine, lambda: work.deps.platform.terminate(machine.id))
+    except NotFound as error:
+        return Waiting(plain(error), SOON)
+    return Waiting(f"{machine.name} is told to terminate", SOON)
+
+
+def _refused(allowed: Callable[[], Decision] | None) -> Waiting | None:
+    decision = allowed() if allowed else Decision(True, "")
+    return None if decision.allowed else Waiting(decision.reason, SOON)
+
+
+def _take_traffic(
+    work: Replacement, machine: Identity, instance: Instance, cut_after: timedelta | None
+) -> Waiting | None:
+    """None once the balancer has forgotten the instance, or may be left with it until it is gone."""
+    if not work.has_balancer:
+        return None
+    status = work.status(instance)
+    if status.state is Backend.ABSENT:
+        return None
+    noted = work.facts.get(f"drained {machine.id}")
+    # One that is not healthy may show no sign of a drain, and gets no connections any more all the same.
+    if status.state is Backend.HEALTHY or (status.state is not Backend.DRAINING and not noted):
+        if not noted:
+            work.note(**{f"drained {machine.id}": work.now.isoformat()})
+        work.act("drain", machine, lambda: work.deps.balancer.drain(instance))
+        return Waiting(f"{machine.name} gets no new connections", SOON)
+    since = work.since(f"drained {machine.id}") or timedelta()
+    cut = cut_after is not None and since >= cut_after
+    if status.connections and not cut:
+        limit = f"; {words(cut_after)} at most" if cut_after is not None else ""
+        return Waiting(
+            f"{status.connections} connections are open on {machine.name}{limit}", pause(cut_after or timedelta())
+        )
+    try:
+        work.act("remove", machine, lambda: work.deps.balancer.remove(instance))
+    except InUse as error:
+        return None if cut else Waiting(plain(error), SOON)
+    return None
+
+
+def _forget(work: Replacement, machine: Identity) -> Waiting | None:
+    """None once the balancer has forgotten what is gone; usually it had before."""
+    if not work.has_balancer:
+        return None
+    instance = machine.as_gone(work.fleet.name)
+    if work.status(instance).state is Backend.ABSENT:
+        return None
+    try:
+        work.act("remove", machine, lambda: work.deps.balancer.remove(instance))
+    except InUse as error:
+        return Waiting(f"{machine.name} is gone, and the balancer still counts connections: {plain(error)}", SOON)
+    return None
+
+
+def _moment(work: Replacement, fact: str) -> datetime | None:
+    kept = work.facts.get(fact)
+    return datetime.fromisoformat(kept) if kept else None

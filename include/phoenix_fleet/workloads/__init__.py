@@ -1,0 +1,1 @@
+"""Platforms that roll their own workloads: one module per kind, found by its name."""
