@@ -1,0 +1,67 @@
+"""Every driver of a seam against the same tests: one lab per driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.contract.balancers_labs import FakeLab as FakeBalancerLab
+from tests.contract.balancers_labs import HaproxyLab, NoneLab
+from tests.contract.platforms_docker import DockerLab, opened
+from tests.contract.platforms_fake import FakeLab
+
+real = pytest.mark.docker
+
+
+@pytest.fixture(scope="session")
+def docker_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerLab]:
+    """One Docker lab for the whole session; every test uses a fleet and a family of its own."""
+    with opened(tmp_path_factory.mktemp("docker")) as lab:
+        yield lab
+
+
+@pytest.fixture
+def docker_lab(docker_session: DockerLab) -> Iterator[DockerLab]:
+    """The Docker lab without machines."""
+    yield docker_session
+    docker_session.sweep()
+
+
+@pytest.fixture(params=["fake", pytest.param("docker", marks=real)])
+def platform_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FakeLab | DockerLab:
+    """The surroundings of one platform."""
+    if request.param == "docker":
+        lab: DockerLab = request.getfixturevalue("docker_lab")
+        return lab
+    return FakeLab(tmp_path_factory.mktemp("fake"))
+
+
+@pytest.fixture
+def haproxy_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HaproxyLab]:
+    """A HAProxy of this test's own."""
+    lab = HaproxyLab(tmp_path_factory.mktemp("haproxy"))
+    with lab.running():
+        yield lab
+
+
+@pytest.fixture(params=["fake", pytest.param("haproxy", marks=real)])
+def traffic_lab(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> FakeBalancerLab | HaproxyLab:
+    """The surroundings of one balancer that sends traffic."""
+    if request.param == "haproxy":
+        lab: HaproxyLab = request.getfixturevalue("haproxy_lab")
+        return lab
+    return FakeBalancerLab(tmp_path_factory.mktemp("fake"))
+
+
+@pytest.fixture(params=["none", "fake", pytest.param("haproxy", marks=real)])
+def balancer_lab(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> NoneLab | FakeBalancerLab | HaproxyLab:
+    """The surroundings of any balancer."""
+    if request.param == "haproxy":
+        lab: HaproxyLab = request.getfixturevalue("haproxy_lab")
+        return lab
+    return NoneLab() if request.param == "none" else FakeBalancerLab(tmp_path_factory.mktemp("fake"))

@@ -1,0 +1,34 @@
+"""DAGs drawn from a project on fakes, and an Airflow database for ``dag.test()``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.dags.fakeworld_project import write_project
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load_dags(folder: Path = ROOT / "dags") -> Any:
+    """A fresh DagBag of the project's DAG files."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    return DagBag(str(folder))
+
+
+@pytest.fixture(scope="session")
+def shape_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project on fakes that no test changes."""
+    return write_project(tmp_path_factory.mktemp("shape"))
+
+
+@pytest.fixture(scope="session")
+def bag(shape_project: Path) -> Iterator[Any]:
+    """The DAGs of that project."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PHOENIX_INCLUDE", str(shape_project))
+        yield load_dags()

@@ -1,0 +1,185 @@
+"""A person takes the fleet from the old release to a new one in the browser: form, approval, grid.
+
+With ``PHOENIX_PICTURES`` naming a folder the pictures of the documentation are kept there (``scripts/screenshots``).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lab.api import ENDED, AirflowApi
+from lab.older import older_version
+from lab.places import Places
+from lab.world import Lab, alone
+from phoenix_fleet.domain.windows import Window
+from tests.e2e.browser import Browser
+
+pytestmark = [pytest.mark.e2e, pytest.mark.browser]
+IMAGE, FLEET = "image.debian-base", "fleet.web"
+
+
+@dataclass
+class Ui:
+    """The lab's Airflow with a window per user."""
+
+    lab: Lab
+    api: AirflowApi
+    demo: Browser
+    approver: Browser
+
+    def newest_run(self, dag_id: str) -> str:
+        runs = self.api.get(f"dags/{dag_id}/dagRuns", order_by="-run_after", limit=1)["dag_runs"]
+        return str(runs[0]["dag_run_id"])
+
+    def wait_until_ended(self, dag_id: str, run_id: str, seconds: float = 600) -> str:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            state = str(self.api.run(dag_id, run_id)["state"])
+            if state in ENDED:
+                return state
+            time.sleep(1)
+        return "still running"
+
+
+@pytest.fixture(scope="module")
+def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
+    pictures = Path(os.environ.get("PHOENIX_PICTURES") or tmp_path_factory.mktemp("pictures"))
+    lab = Lab(Places.find(), print)
+    opened: list[Browser] = []
+    with alone(lab.places):
+        lab.up(fresh=True)
+        try:
+            lab.airflow.start(print)
+            api = lab.airflow.api("demo")
+            api.wait_for_dags([IMAGE, FLEET], seconds=60)
+            for user in ("demo", "approver"):
+                window = Browser(lab.airflow.url, pictures)
+                opened.append(window)
+                window.log_in(user, lab.airflow.password(user))
+            yield Ui(lab, api, *opened)
+            api.close()
+        finally:
+            for window in opened:
+                window.close()
+            lab.down()
+
+
+def trigger_by_form(ui: Ui, dag_id: str, picture: str) -> str:
+    ui.demo.open(f"/dags/{dag_id}")
+    ui.demo.find("[data-testid=trigger-dag-button]").click()
+    ui.demo.wait_for_text("Required by hand")
+    assert ui.demo.has_button("Trigger", enabled=False), "nothing can be triggered without a reason"
+    ui.demo.fill("reason", "shown in a browser")
+    ui.demo.fill("window", str(older_version().window.next()))
+    ui.demo.picture(picture)
+    ui.demo.button("Trigger", last=True).click()
+    ui.demo.wait_for_text("manual__")
+    return ui.newest_run(dag_id)
+
+
+def test_an_image_is_released_by_form_and_approval(ui: Ui) -> None:
+    run_id = trigger_by_form(ui, IMAGE, "trigger")
+    deadline = time.monotonic() + 600
+    while not (questions := ui.api.questions(IMAGE, run_id)):
+        assert time.monotonic() < deadline
+        assert ui.api.run(IMAGE, run_id)["state"] not in ENDED
+        time.sleep(1)
+    ui.demo.open(f"/dags/{IMAGE}/runs/{run_id}")
+    ui.demo.wait_for_text("certify")
+    ui.demo.picture("image-grid")
+    ui.approver.open(ui.api.page(questions[0]["task_instance"], "required_actions"))
+    ui.approver.wait_for_text("Release: debian-base")
+    assert ui.approver.has_button("Approve", enabled=False), "nobody approves without a reason"
+    ui.approver.fill("reason", "looked at every measurement")
+    ui.approver.picture("approval")
+    ui.approver.button("Approve").click()
+    assert ui.wait_until_ended(IMAGE, run_id) == "success"
+    catalog = ui.lab.catalog()
+    released = catalog.images.newest_released("debian-base")
+    assert released is not None
+    (approval,) = catalog.measurements.approvals("debian-base", released.version)
+    assert (approval.responder, approval.reason) == ("approver", "looked at every measurement")
+    catalog.close()
+
+
+def test_the_grid_shows_every_machine_by_name(ui: Ui) -> None:
+    run_id = trigger_by_form(ui, FLEET, "trigger-fleet")
+    killed = kill_a_replacement(ui)
+    assert ui.wait_until_ended(FLEET, run_id) == "success"
+    ui.demo.open(f"/dags/{FLEET}/runs/{run_id}/tasks/wave_2.replace/mapped")
+    assert "web-03" in (text := ui.demo.wait_for_text("web-04")), text
+    ui.demo.picture("fleet-grid")
+    catalog = ui.lab.catalog()
+    (rollout,) = catalog.rollouts.list_rollouts("web")
+    slots = {slot.slot: slot for slot in catalog.rollouts.slots(rollout.id)}
+    assert {slot.state for slot in slots.values()} == {"done"}
+    assert slots[killed].attempt == 1, "the same attempt went on with the same machine"
+    launches = [intent for intent in catalog.intents.list_intents(f"rollout-{rollout.id}") if intent.action == "launch"]
+    assert len(launches) == len(ui.lab.serving("web")) == 4, "no second machine, and none lost"
+    catalog.close()
+
+
+def kill_a_replacement(ui: Ui) -> str:
+    """SIGKILL the process that replaces a machine of the second wave, right after its launch; returns the slot."""
+    catalog = ui.lab.catalog()
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        rollout = catalog.rollouts.current("web")
+        for slot in catalog.rollouts.slots(rollout.id) if rollout else []:
+            if slot.slot == "web-02" and slot.state == "running" and slot.step in ("ready", "configure"):
+                running = ui.api.get(f"dags/{FLEET}/dagRuns/~/taskInstances", state="running")["task_instances"]
+                (victim,) = [task for task in running if task["task_id"].endswith(".replace")]
+                found = subprocess.run(["pgrep", "-f", f"airflow worker -- {victim['id']}"], capture_output=True)
+                for pid in found.stdout.split():
+                    os.kill(int(pid), signal.SIGKILL)
+                assert found.stdout, "no process of that task is to be found"
+                catalog.close()
+                return str(slot.slot)
+        time.sleep(0.1)
+    raise AssertionError("web-02 was never under way")
+
+
+def test_missed_windows_are_backfilled_without_building_or_downgrading(ui: Ui) -> None:
+    missed = [str(older_version().window.previous()), str(older_version().window)]
+    catalog = ui.lab.catalog()
+    before = {str(image.version) for image in catalog.images.list_images("debian-base")}
+    serving = ui.lab.serving("web")
+    for dag_id in (IMAGE, FLEET):
+        runs = backfill(ui, dag_id, missed)
+        assert [run["state"] for run in runs] == ["success", "success"]
+        assert [run["run_after"][:7] for run in sorted(runs, key=lambda run: run["start_date"])] == missed
+    for window in missed:
+        settled = catalog.images.window("debian-base", Window.parse(window))
+        assert settled is not None
+        assert settled.how == "covered"
+    assert {str(image.version) for image in catalog.images.list_images("debian-base")} == before
+    assert ui.lab.serving("web") == serving, "no machine was replaced, least of all by an older image"
+    catalog.close()
+
+
+def backfill(ui: Ui, dag_id: str, windows: list[str]) -> list[dict[str, str]]:
+    """Make the missed runs as an operator does, and wait for them."""
+    argv = [
+        sys.executable, "-m", "airflow", "backfill", "create", "--dag-id", dag_id, "--from-date", f"{windows[0]}-01",
+        "--to-date", f"{windows[-1]}-02", "--max-active-runs", "1", "--reprocess-behavior", "none",
+    ]  # fmt: skip
+    done = subprocess.run(argv, env=ui.lab.airflow.environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    deadline = time.monotonic() + 300
+    while True:
+        runs = [
+            run for run in ui.api.get(f"dags/{dag_id}/dagRuns", limit=50)["dag_runs"] if run["run_type"] == "backfill"
+        ]
+        if len(runs) == len(windows) and all(run["state"] in ENDED for run in runs):
+            return runs
+        assert time.monotonic() < deadline, runs
+        time.sleep(1)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from phoenix_fleet.airflow import notify
+from phoenix_fleet.airflow.notify import OwnersNotifier
+from phoenix_fleet.connections import Connection
+from phoenix_fleet.domain.errors import Halted, StepFailed
+
+
+@pytest.fixture
+def received(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The bodies that a real webhook receiver got."""
+    bodies: list[dict[str, str]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Receiver) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        extra = {"scheme": "http", "path": "/alerts"}
+        connection = Connection("hook", "127.0.0.1", server.server_port, extra=extra)
+        monkeypatch.setattr(notify.world, "connections", lambda conn_id: connection)
+        yield bodies
+        server.shutdown()
+        thread.join()
+
+
+def context(error: BaseException) -> dict[str, Any]:
+    ti = SimpleNamespace(dag_id="fleet.web", task_id="wave_1.replace", log_url="http://ui/log")
+    return {"ti": ti, "exception": error, "machine": "web-03", "step": "verify"}
+
+
+def test_owners_are_told_machine_step_reason_and_runbook(received: Any) -> None:
+    error = StepFailed("web-03: 2 of 17 checks failed.", remedy="docs/runbooks/rollout-verify-failed.md")
+    OwnersNotifier({"team": "shop", "webhook": "hook"}, "rollout-halted").notify(context(error))
+    assert received == [
+        {
+            "team": "shop",
+            "subject": "fleet.web stopped",
+            "machine": "web-03",
+            "step": "verify",
+            "reason": "web-03: 2 of 17 checks failed.",
+            "runbook": "docs/runbooks/rollout-verify-failed.md",
+            "link": "http://ui/log",
+        }
+    ]
+
+
+def test_refusals_behind_a_halt_are_not_told_again(received: Any) -> None:
+    OwnersNotifier({"team": "shop", "webhook": "hook"}, "rollout-halted").notify(context(Halted("halted by web-01")))
+    assert received == []
+
+
+def test_a_failure_without_a_runbook_of_its_own_names_the_tasks(received: Any) -> None:
+    OwnersNotifier({"team": "shop", "webhook": "hook"}, "plan-failed").notify(context(ValueError("odd")))
+    assert received[0]["runbook"] == "docs/runbooks/plan-failed.md"
+
+
+def test_a_dead_webhook_hides_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(notify.world, "connections", lambda conn_id: Connection("hook", "127.0.0.1", 1))
+    OwnersNotifier({"team": "shop", "webhook": "hook"}, "rollout-halted").notify(context(StepFailed("broken")))
+    said = caplog.text + capsys.readouterr().out  # Airflow's logging, once set up, writes past the standard one
+    assert "ALERT for shop" in said
+    assert "could not be told by webhook" in said

@@ -1,0 +1,399 @@
+"""The phoenix command: what it prints, how it exits, and that its errors are messages and never tracebacks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from phoenix_fleet import cli_schema
+from phoenix_fleet.catalog import Catalog
+from phoenix_fleet.cli import app
+from phoenix_fleet.config import Project
+from phoenix_fleet.domain.ladder import CLIMB
+from phoenix_fleet.domain.models import Artefact
+from phoenix_fleet.domain.planner import PlannedSlot
+from phoenix_fleet.domain.steps import Step
+from phoenix_fleet.domain.windows import Version, Window
+from tests.unit.projects import COMPONENT, FAMILY, FLEET, STAGING, make_project
+
+WINDOW = Window(2026, 11)
+VERSION = Version(WINDOW, 1)
+DIGEST = "sha256:" + "ab" * 32
+SETTINGS = """\
+airflow:
+  connections:
+    - {conn_id: phoenix_ssh, conn_extra: {key_file: KEY}}
+    - {conn_id: front_staging, conn_host: h}
+    - {conn_id: registry, conn_host: h}
+"""
+Phoenix = Callable[..., Result]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    found = make_project(tmp_path)
+    (tmp_path / "key.pub").write_text("ssh-ed25519 AAAA test\n")
+    (tmp_path / "airflow_settings.yaml").write_text(SETTINGS.replace("KEY", str(tmp_path / "key")))
+    monkeypatch.setenv("PHOENIX_INCLUDE", str(found.include))
+    monkeypatch.setenv("PHOENIX_CATALOG_URL", f"sqlite:///{tmp_path}/catalog.db")
+    monkeypatch.setenv("PHOENIX_REPORTS", str(tmp_path / "reports"))
+    return found
+
+
+@pytest.fixture
+def phoenix(project: Project) -> Phoenix:
+    def run(*arguments: str) -> Result:
+        result = CliRunner().invoke(app, list(arguments))
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        assert "Traceback" not in result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def catalog(project: Project) -> Iterator[Catalog]:
+    with Catalog.from_environment() as found:
+        found.migrate()
+        yield found
+
+
+def release(catalog: Catalog, version: Version = VERSION) -> None:
+    catalog.images.open_candidate("base", version.window, "inputs", "builder", run=str(version))
+    catalog.images.add_artefact("base", version, Artefact("fake", f"registry/base@{DIGEST}", DIGEST))
+    for rung in CLIMB[1:]:
+        catalog.images.move("base", version, rung, actor="chain")
+
+
+def open_rollout(catalog: Catalog) -> int:
+    slots = [PlannedSlot("web-01", 0, "outdated: 2026.10-1", "old-1"), PlannedSlot("web-02", 1, "empty slot")]
+    return catalog.rollouts.open(
+        "web", "base", VERSION, WINDOW, "run-1", slots, settings={}, actor="ann", reason="monthly"
+    ).id
+
+
+def fail_first(catalog: Catalog, rollout: int, reason: str = "2 checks failed") -> None:
+    ticket = catalog.rollouts.claim(rollout, 0, "worker", lease=timedelta(minutes=5), max_in_flight=1)
+    assert ticket is not None
+    catalog.rollouts.fail(catalog.rollouts.enter(ticket, Step.VERIFY), Step.VERIFY, reason)
+
+
+class TestValidate:
+    def test_a_sound_project(self, phoenix: Phoenix) -> None:
+        result = phoenix("validate")
+        assert result.exit_code == 0, result.output
+        assert result.stdout == "1 sound image families, 2 sound fleets: no mistakes.\n"
+        assert result.stderr == ""
+
+    @pytest.mark.parametrize(
+        ("relative", "content", "expected"),
+        [
+            ("fleets/web.yaml", FLEET.replace("size", "sizee"), "web.yaml:8: sizee: unknown key."),
+            ("fleets/web.yaml", FLEET.replace("family: base", "family: bass"), "web.yaml:3: family: there is no image "
+             "family 'bass'. Remedy: Did you mean 'base'?"),
+            ("fleets/web.yaml", FLEET.replace("released", "certified"), "web.yaml:4: requires: only the staging "
+             "fleet of base may say certified, and that is 'web-staging'."),
+            ("fleets/web.yaml", FLEET.replace("0 4 1 * *", "0 4 32 * *"), "web.yaml:7: schedule: '0 4 32 * *' is not a "
+             "cron expression."),
+            ("fleets/web.yaml", FLEET.replace("production", "prod"), "web.yaml:5: environment: there is no "
+             "environments/prod.yaml, only certify, production, staging."),
+            ("fleets/web.yaml", FLEET.replace("{team: shop}", "{team: shop, webhook: hook}"), "web.yaml:6: "
+             "owners.webhook: there is no connection 'hook'"),
+            ("fleets/web.yaml", FLEET + "access: {connection: phoenix_shs}\n", "web.yaml:18: access.connection: "
+             "there is no connection 'phoenix_shs'"),
+            ("fleets/throwaway.yaml", FLEET.replace("fleet: web", "fleet: throwaway"), "throwaway.yaml:2: fleet: this "
+             "name is reserved"),
+            ("fleets/web-staging.yaml", STAGING.replace("certified", "released"), "image.yaml:15: stage.fleet: "
+             "the fleet 'web-staging' takes only released images"),
+            ("images/base/image.yaml", FAMILY.replace("fleet: web-staging", "fleet: web-stagin"), "image.yaml:15: "
+             "stage.fleet: there is no fleet 'web-stagin'. Remedy: Did you mean 'web-staging'?"),
+            ("images/base/image.yaml", FAMILY.replace("packer/fake", "packer/none"), "image.yaml:6: "
+             "targets.0.build.template: there is no images/base/packer/none.pkr.hcl."),
+            ("images/base/image.yaml", FAMILY.replace("2026-10", "2026-11"), "image.yaml:17: stage.dataset: "
+             "there is no images/base/datasets/2026-11."),
+            ("images/base/image.yaml", FAMILY.replace("endpoint: front", "endpoint: back"), "image.yaml:16: "
+             "stage.endpoint: there is no connection 'back_staging'"),
+            ("images/base/image.yaml", FAMILY.replace("[api]", "[api, api]"), "image.yaml:13: components.1: 'api' is "
+             "here twice."),
+            ("images/base/image.yaml", FAMILY + "schedule: monthly\n", "image.yaml:20: schedule: 'monthly' is not a "),
+            ("images/base/image.yaml", FAMILY.replace("gates: [fake]", "gates:\n    - tests: {suite: nowhere}"),
+             "image.yaml:19: stage.gates.0.tests.suite: there is no images/base/nowhere."),
+            ("images/base/components/api/component.yaml", COMPONENT.replace("role: role", "role: rolle"),
+             "component.yaml:3: role: there is no images/base/components/api/rolle."),
+            ("images/base/environments/staging.yaml", "api_workers: 1\n", "staging.yaml:1: banner: this key is "
+             "missing; it is in certify, production."),
+            ("images/base/environments/staging.yaml", "api_workers: 1\nbanner: {text: x}\n", "certify.yaml:2: "
+             "banner.text: this key is missing; it is in staging."),
+            ("images/base/environments/staging.yaml", "a: [\n", "staging.yaml:2: this is not YAML"),
+        ],
+    )  # fmt: skip
+    def test_one_mistake_is_one_line_with_its_place(
+        self, phoenix: Phoenix, project: Project, relative: str, content: str, expected: str
+    ) -> None:
+        (project.include / relative).write_text(content)
+        result = phoenix("validate")
+        assert result.exit_code == 1
+        lines = [line for line in result.stderr.splitlines() if expected in line]
+        assert len(lines) == 1, result.stderr
+        assert str(project.include) in lines[0]
+        assert " Remedy: " in lines[0]
+        assert "mistakes." in result.stdout
+
+    def test_two_fleets_behind_one_backend(self, phoenix: Phoenix, project: Project) -> None:
+        for name, text in (("web", FLEET), ("web-staging", STAGING)):
+            shared = text.replace("balancer: none", "balancer:\n  fake: {start_reads: 3}")
+            (project.include / "fleets" / f"{name}.yaml").write_text(shared)
+        result = phoenix("validate")
+        assert "balancer: the fleet 'web-staging' is behind the same backend." in result.stderr
+
+    def test_a_family_without_certify_values(self, phoenix: Phoenix, project: Project) -> None:
+        (project.include / "images/base/environments/certify.yaml").unlink()
+        assert "environments/certify.yaml: there is no such file." in phoenix("validate").stderr
+
+    def test_without_the_settings_file_it_warns_once_and_looks_for_no_connection(
+        self, phoenix: Phoenix, project: Project
+    ) -> None:
+        (project.include.parent / "airflow_settings.yaml").unlink()
+        result = phoenix("validate")
+        assert result.exit_code == 0
+        assert result.stderr.count("warning: ") == 1
+        assert "connections were not looked for" in result.stderr
+
+    def test_a_connection_from_the_environment_counts(
+        self, phoenix: Phoenix, project: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = project.include / "fleets/web.yaml"
+        path.write_text(FLEET.replace("{team: shop}", "{team: shop, webhook: hook}"))
+        monkeypatch.setenv("AIRFLOW_CONN_HOOK", "http://h")
+        assert phoenix("validate").exit_code == 0
+        monkeypatch.setenv("AIRFLOW_CONN_HOOK", "{hush")
+        result = phoenix("validate")
+        assert "AIRFLOW_CONN_HOOK is neither" in result.stderr
+        assert "hush" not in result.stderr
+
+    def test_files_that_nobody_reads_are_warned_of(self, phoenix: Phoenix, project: Project) -> None:
+        (project.include / "fleets/other.yml").write_text(FLEET)
+        (project.include / "images/empty").mkdir()
+        extra = project.include / "images/base/components/extra"
+        extra.mkdir()
+        (extra / "component.yaml").write_text(COMPONENT)
+        result = phoenix("validate")
+        assert result.exit_code == 0
+        assert result.stderr.count("warning: ") == 3
+
+    def test_json(self, phoenix: Phoenix, project: Project) -> None:
+        (project.include / "fleets/web.yaml").write_text("fleet: [")
+        result = phoenix("validate", "--json")
+        assert result.exit_code == 1
+        assert len(json.loads(result.stdout)["mistakes"]) == 1
+
+    def test_a_folder_that_is_not_there_is_bad_input(self, phoenix: Phoenix, tmp_path: Path) -> None:
+        result = phoenix("validate", "--include", str(tmp_path / "absent"))
+        assert result.exit_code == 2
+        assert "there is no such folder" in result.stderr
+
+    def test_terminal_control_in_a_file_does_not_reach_the_terminal(self, phoenix: Phoenix, project: Project) -> None:
+        (project.include / "fleets/web.yaml").write_text('"\\x1b[2J[red]x": 1\n')
+        result = phoenix("validate")
+        assert "\x1b[2J" not in result.stderr
+        assert "[red]x: unknown key" in result.stderr
+
+
+class TestSchema:
+    def test_writing_is_deterministic_and_check_tells_what_is_stale(self, phoenix: Phoenix, tmp_path: Path) -> None:
+        folder = tmp_path / "schemas"
+        result = phoenix("schema", "--check", "--folder", str(folder))
+        assert result.exit_code == 1
+        assert result.stdout.count("stale: ") == 3
+        assert phoenix("schema", "--folder", str(folder)).stdout.count("written: ") == 3
+        assert phoenix("schema", "--check", "--folder", str(folder)).exit_code == 0
+        assert phoenix("schema", "--folder", str(folder)).stdout == ""
+        (folder / "fleet.json").write_text("{}")
+        assert "fleet.json" in phoenix("schema", "--check", "--folder", str(folder)).stdout
+
+    @pytest.mark.parametrize("name", sorted(cli_schema.MODELS))
+    def test_a_schema_accepts_what_the_models_accept_and_refuses_unknown_keys(
+        self, name: str, project: Project
+    ) -> None:
+        import jsonschema
+
+        from phoenix_fleet import yamlfile
+
+        files = {
+            "fleet": project.include / "fleets/web.yaml",
+            "image": project.include / "images/base/image.yaml",
+            "component": project.include / "images/base/components/api/component.yaml",
+        }
+        schema = json.loads(cli_schema.render(name))
+        jsonschema.Draft202012Validator.check_schema(schema)
+        data = yamlfile.read(files[name]).data
+        jsonschema.validate(data, schema)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**data, "unknown": 1}, schema)
+
+    def test_defaults_are_written_as_files_write_them(self) -> None:
+        schema = json.loads(cli_schema.render("fleet"))
+        assert schema["properties"]["max_age"]["default"] == "35d"
+        assert schema["properties"]["size"]["description"]
+
+
+class TestCatalogCommands:
+    def test_migrate_twice(self, phoenix: Phoenix) -> None:
+        for _ in range(2):
+            assert phoenix("migrate").stdout == "The catalog is up to date.\n"
+
+    def test_a_catalog_without_tables_is_one_message(self, phoenix: Phoenix) -> None:
+        result = phoenix("status", "web")
+        assert result.exit_code in (1, 2)
+        assert result.stderr.startswith("phoenix: ")
+
+    def test_status_of_a_fleet_without_history(self, phoenix: Phoenix, catalog: Catalog) -> None:
+        found = json.loads(phoenix("status", "web", "--json").stdout)
+        assert (found["release"], found["completed"], found["rollout"], found["slots"]) == (None, None, None, [])
+        assert (found["size"], found["max_age_days"], found["outdated"]) == (4, 35.0, False)
+
+    def test_status_of_a_halted_rollout_names_slot_step_and_reason(self, phoenix: Phoenix, catalog: Catalog) -> None:
+        release(catalog)
+        fail_first(catalog, open_rollout(catalog))
+        text = phoenix("status").stdout
+        for part in ("web-01 at verify: 2 checks failed", "halted", "web-02", "empty slot", "2026.11-1", "web-staging"):
+            assert part in text
+        found = json.loads(phoenix("status", "web", "--json").stdout)
+        assert found["rollout"]["state"] == "halted"
+        assert (found["rollout"]["halted_slot"], found["rollout"]["halted_step"]) == ("web-01", "verify")
+        assert [each["state"] for each in found["slots"]] == ["failed", "waiting"]
+        assert found["outdated"] is True
+        assert [each["fleet"] for each in json.loads(phoenix("status", "--json").stdout)] == ["web-staging", "web"]
+
+    def test_a_wrong_file_does_not_hide_how_its_fleet_stands(
+        self, phoenix: Phoenix, catalog: Catalog, project: Project
+    ) -> None:
+        release(catalog)
+        open_rollout(catalog)
+        for name in ("web", "web-staging"):
+            (project.include / "fleets" / f"{name}.yaml").write_text("fleet: [")
+        assert json.loads(phoenix("status", "web", "--json").stdout)["rollout"]["state"] == "open"
+        result = phoenix("status")
+        assert "2026.11-1" in result.stdout
+        assert "web-staging: its file is wrong" in result.stderr
+        result = phoenix("status", "web-staging")
+        assert result.exit_code == 2
+        assert "this is not YAML" in result.stderr
+
+    def test_an_unknown_fleet(self, phoenix: Phoenix, catalog: Catalog) -> None:
+        result = phoenix("status", "wbe")
+        assert result.exit_code == 2
+        assert "Did you mean 'web'?" in result.stderr
+
+    def test_halt_resume_cancel_are_recorded_with_the_name_and_the_reason(
+        self, phoenix: Phoenix, catalog: Catalog
+    ) -> None:
+        release(catalog)
+        rollout = open_rollout(catalog)
+        assert phoenix("halt", "web", "--actor", "ann", "--reason", "storm").stdout == (
+            f"Rollout {rollout} of web is halted.\n"
+        )
+        result = phoenix("resume", "web", "--actor", "bob", "--reason", "calm again")
+        assert f"Rollout {rollout} of web is open." in result.stdout
+        assert "clear the failed tasks of run run-1 of the DAG fleet.web" in result.stdout
+        assert phoenix("cancel", "web", "--actor", "cleo", "--reason", "not today").exit_code == 0
+        events = [
+            (each.kind, each.actor, each.payload["reason"])
+            for each in reversed(catalog.events.list_events(f"fleets/web/rollouts/{rollout}"))
+        ]
+        assert events[1:] == [
+            ("rollout.halted", "ann", "storm"),
+            ("rollout.resumed", "bob", "calm again"),
+            ("rollout.cancelled", "cleo", "not today"),
+        ]
+
+    @pytest.mark.parametrize("verb", ["halt", "resume", "cancel"])
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            [],
+            ["--reason", "x"],
+            ["--actor", "me"],
+            ["--actor", " ", "--reason", "x"],
+            ["--actor", "me", "--reason", ""],
+        ],
+    )
+    def test_nobody_acts_without_a_name_and_a_reason(
+        self, phoenix: Phoenix, catalog: Catalog, verb: str, arguments: list[str]
+    ) -> None:
+        release(catalog)
+        rollout = open_rollout(catalog)
+        assert phoenix(verb, "web", *arguments).exit_code == 2
+        assert catalog.rollouts.get(rollout).state == "open"
+
+    def test_a_refusal_exits_with_one(self, phoenix: Phoenix, catalog: Catalog) -> None:
+        result = phoenix("halt", "web", "--actor", "ann", "--reason", "x")
+        assert result.exit_code == 1
+        assert "No rollout of web is under way" in result.stderr
+        release(catalog)
+        open_rollout(catalog)
+        result = phoenix("resume", "web", "--actor", "ann", "--reason", "x")
+        assert result.exit_code == 1
+        assert "nothing to resume" in result.stderr
+
+    def test_release_list(self, phoenix: Phoenix, catalog: Catalog) -> None:
+        release(catalog)
+        catalog.images.open_candidate("base", WINDOW, "i", "b", run="r2")
+        catalog.images.move("base", Version(WINDOW, 2), CLIMB[1], actor="chain")
+        text = phoenix("release", "list", "base").stdout
+        assert text.index("2026.11-2") < text.index("2026.11-1")
+        assert DIGEST in text
+        found = json.loads(phoenix("release", "list", "base", "--json").stdout)
+        assert [(each["version"], each["rung"]) for each in found] == [
+            ("2026.11-2", "tested"),
+            ("2026.11-1", "released"),
+        ]
+        assert phoenix("release", "list", "bass").exit_code == 1
+
+    def test_report_prints_where_it_is(self, phoenix: Phoenix, catalog: Catalog, tmp_path: Path) -> None:
+        release(catalog)
+        rollout = open_rollout(catalog)
+        path = Path(phoenix("report", str(rollout)).stdout.strip())
+        assert path == tmp_path / "reports" / "web" / f"rollout-{rollout}.html"
+        assert path.exists()
+        assert phoenix("report", "99").exit_code == 1
+        assert phoenix("report", "many").exit_code == 2
+
+
+class TestPlan:
+    def test_a_dry_run_shows_every_slot_with_its_reason_and_changes_nothing(
+        self, phoenix: Phoenix, catalog: Catalog
+    ) -> None:
+        release(catalog)
+        before = catalog.events.head()
+        found = json.loads(phoenix("plan", "web", "--json").stdout)
+        assert found["version"] == "2026.11-1"
+        assert [(each["slot"], each["wave"], each["reason"]) for each in found["replace"]] == [
+            ("web-01", 0, "empty slot"),
+            ("web-02", 1, "empty slot"),
+            ("web-03", 2, "empty slot"),
+            ("web-04", 2, "empty slot"),
+        ]
+        text = phoenix("plan", "web", "--slot", "web-03").stdout
+        assert "web to 2026.11-1: 1 replacements" in text
+        assert "web-03" in text
+        assert "web-01" not in text
+        assert catalog.events.head() == before
+        assert catalog.rollouts.list_rollouts("web") == []
+
+    def test_what_it_refuses(self, phoenix: Phoenix, catalog: Catalog) -> None:
+        result = phoenix("plan", "web")
+        assert (result.exit_code, "base has no released image" in result.stderr) == (1, True)
+        release(catalog)
+        result = phoenix("plan", "web", "--slot", "web-99")
+        assert (result.exit_code, "no slot web-99" in result.stderr) == (2, True)
+        result = phoenix("plan", "web", "--release", "latest")
+        assert (result.exit_code, "not an image version" in result.stderr) == (2, True)
+        assert phoenix("plan", "web", "--release", "2026.11-9").exit_code == 1
+        assert phoenix("plan", "wbe").exit_code == 2
