@@ -107,7 +107,7 @@ class AirflowApi:
     def answer(self, task: Mapping[str, Any], option: str, reason: str) -> None:
         """Answer what a task asks a person."""
         path = f"dags/{task['dag_id']}/dagRuns/{task['dag_run_id']}/taskInstances/{task['task_id']}/{task['map_index']}"
-        self.send("PATCH", f"{path}/hitlDetails", {"chosen_options": [option], "params_input": {"reason": reason}})
+        self.send("PATCH", f"{path}/hitlDetails", {"chosen_options": [option], "params_input": {"comment": reason}})
 
     def given_answer(self, task: Mapping[str, Any]) -> dict[str, Any]:
         """What a person answered to a task: ``chosen_options``, ``responded_by_user``, ``params_input``."""

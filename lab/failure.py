@@ -55,7 +55,7 @@ def _rejection(answer: Mapping[str, Any]) -> str:
     who = (answer.get("responded_by_user") or {}).get("name")
     if not who:
         return "nobody answered in time"
-    reason = (answer.get("params_input") or {}).get("reason") or "no reason given"
+    reason = (answer.get("params_input") or {}).get("comment") or "no reason given"
     return f"{who} chose {', '.join(answer.get('chosen_options') or [])}: {reason}"
 
 

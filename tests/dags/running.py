@@ -127,7 +127,7 @@ def answering(option: str, user: str = "approver") -> Iterator[None]:
             with create_session() as session:
                 waiting = session.scalars(select(TaskInstance).where(TaskInstance.state == "awaiting_input")).all()
                 for ti in waiting:
-                    body = UpdateHITLDetailPayload(chosen_options=[option], params_input={"reason": "tested"})
+                    body = UpdateHITLDetailPayload(chosen_options=[option], params_input={"comment": "tested"})
                     update_hitl_detail(ti.dag_id, ti.run_id, ti.task_id, body, person, session, ti.map_index)  # type: ignore[arg-type]
 
     thread = threading.Thread(target=answer)

@@ -98,8 +98,8 @@ def test_an_image_is_released_by_form_and_approval(ui: Ui) -> None:
     ui.demo.picture("image-grid")
     ui.approver.open(ui.api.page(questions[0]["task_instance"], "required_actions"))
     ui.approver.wait_for_text("Release: debian-base")
-    assert ui.approver.has_button("Approve", enabled=False), "nobody approves without a reason"
-    ui.approver.fill("reason", "looked at every measurement")
+    assert ui.approver.has_button("Approve", enabled=False), "nobody approves without a word"
+    ui.approver.fill("comment", "looked at every measurement")
     ui.approver.picture("approval")
     ui.approver.button("Approve").click()
     assert ui.wait_until_ended(IMAGE, run_id) == "success"

@@ -62,7 +62,8 @@ def approval(task_id: str, family: Any, question: str, trigger_rule: str = "all_
             "are in the log of task `gate`; the files kept as proof are named there.\n\nRunbook: "
             "`docs/runbooks/release-approval.md`"
         ),
-        params={"reason": Param("", type="string", title="Reason", description="Kept with the approval.", minLength=0)},
+        # Not "reason": Airflow would fill in what the one who triggered the run gave for theirs.
+        params={"comment": Param("", type="string", title="Comment", description="Kept with the approval.")},
         response_timeout=family.approval.timeout,
         assigned_users=[{"id": name, "name": name} for name in family.approval.approvers] or None,
         fail_on_reject=True,
@@ -97,7 +98,7 @@ def record_approval(candidate: Candidate, answer: dict[str, Any], **context: Any
             digest_set={name: artefact.digest for name, artefact in image.artefacts.items()},
             responder=responder,
             approved=True,
-            reason=str((answer.get("params_input") or {}).get("reason") or ""),
+            reason=str((answer.get("params_input") or {}).get("comment") or ""),
             at=at if isinstance(at, datetime) else datetime.fromisoformat(at),
         )
     finally:

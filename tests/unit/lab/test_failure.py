@@ -29,7 +29,7 @@ LOG = [
 ANSWER = {
     "chosen_options": ["Reject"],
     "responded_by_user": {"id": "approver", "name": "approver"},
-    "params_input": {"reason": "not before the fair"},
+    "params_input": {"comment": "not before the fair"},
 }
 
 
