@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,7 +96,11 @@ def read(path: Path) -> Document:
 
     :raises InvalidConfig: if it is missing, too big, not UTF-8, not plain YAML, or not a mapping.
     """
-    text = _text(path)
+    return _parse(path, _text(path))
+
+
+@lru_cache(maxsize=512)  # a DAG processor reads the same few files time and again
+def _parse(path: Path, text: str) -> Document:
     builder = _Builder(path)
     try:
         for event in yaml.parse(text, Loader=_LOADER):

@@ -114,6 +114,7 @@ def test_an_image_is_released_by_form_and_approval(ui: Ui) -> None:
 def test_the_grid_shows_every_machine_by_name(ui: Ui) -> None:
     run_id = trigger_by_form(ui, FLEET, "trigger-fleet")
     killed = kill_a_replacement(ui)
+    halt_and_resume(ui, run_id)
     assert ui.wait_until_ended(FLEET, run_id) == "success"
     ui.demo.open(f"/dags/{FLEET}/runs/{run_id}/tasks/wave_2.replace/mapped")
     assert "web-03" in (text := ui.demo.wait_for_text("web-04")), text
@@ -128,24 +129,70 @@ def test_the_grid_shows_every_machine_by_name(ui: Ui) -> None:
     catalog.close()
 
 
-def kill_a_replacement(ui: Ui) -> str:
-    """SIGKILL the process that replaces a machine of the second wave, right after its launch; returns the slot."""
+def halt_and_resume(ui: Ui, run_id: str) -> None:
+    """Halt while web-03 is replaced; clearing alone is refused by name and with the reason, after a resume it goes on.
+
+    By the DAG ``operate`` and "clear only failed", as a person does it in the UI.
+    """
+    wait_for_step(ui, "web-03", ("ready", "configure"))
+    operate(ui, "halt", "the shop rings")
+    assert ui.wait_until_ended(FLEET, run_id) == "failed"
+    refused = told_by_machine(ui, run_id)
+    assert set(refused) == {"web-03", "web-04"}
+    assert all("halted by demo: the shop rings" in told for told in refused.values()), refused
+    clear_only_failed(ui, run_id)
+    assert ui.wait_until_ended(FLEET, run_id) == "failed", "clearing is no resuming"
+    assert set(told_by_machine(ui, run_id)) == {"web-03", "web-04"}
+    operate(ui, "resume", "it was the wrong number")
+    clear_only_failed(ui, run_id)
+
+
+def operate(ui: Ui, action: str, reason: str) -> None:
+    ui.api.unpause("operate")
+    run_id = ui.api.trigger("operate", {"fleet": "web", "action": action, "reason": reason})
+    assert ui.wait_until_ended("operate", run_id, 60) == "success"
+
+
+def clear_only_failed(ui: Ui, run_id: str) -> None:
+    body = {"dag_run_id": run_id, "only_failed": True, "reset_dag_runs": True, "dry_run": False}
+    ui.api.send("POST", f"dags/{FLEET}/clearTaskInstances", body)
+
+
+def told_by_machine(ui: Ui, run_id: str) -> dict[str, str]:
+    """The log of every failed replacement of that run, by the name that the grid shows."""
+    failed = [
+        task
+        for task in ui.api.tasks(FLEET, run_id)
+        if task["state"] == "failed" and task["task_id"].endswith(".replace")
+    ]
+    return {task["rendered_map_index"]: str(ui.api.log(task)) for task in failed}
+
+
+def wait_for_step(ui: Ui, slot: str, steps: tuple[str, ...]) -> None:
     catalog = ui.lab.catalog()
     deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        rollout = catalog.rollouts.current("web")
-        for slot in catalog.rollouts.slots(rollout.id) if rollout else []:
-            if slot.slot == "web-02" and slot.state == "running" and slot.step in ("ready", "configure"):
-                running = ui.api.get(f"dags/{FLEET}/dagRuns/~/taskInstances", state="running")["task_instances"]
-                (victim,) = [task for task in running if task["task_id"].endswith(".replace")]
-                found = subprocess.run(["pgrep", "-f", f"airflow worker -- {victim['id']}"], capture_output=True)
-                for pid in found.stdout.split():
-                    os.kill(int(pid), signal.SIGKILL)
-                assert found.stdout, "no process of that task is to be found"
-                catalog.close()
-                return str(slot.slot)
-        time.sleep(0.1)
-    raise AssertionError("web-02 was never under way")
+    try:
+        while time.monotonic() < deadline:
+            rollout = catalog.rollouts.current("web")
+            for found in catalog.rollouts.slots(rollout.id) if rollout else []:
+                if found.slot == slot and found.state == "running" and found.step in steps:
+                    return
+            time.sleep(0.1)
+    finally:
+        catalog.close()
+    raise AssertionError(f"{slot} was never at {steps}")
+
+
+def kill_a_replacement(ui: Ui) -> str:
+    """SIGKILL the process that replaces a machine of the first wave, right after its launch; returns the slot."""
+    wait_for_step(ui, "web-02", ("ready", "configure"))
+    running = ui.api.get(f"dags/{FLEET}/dagRuns/~/taskInstances", state="running")["task_instances"]
+    (victim,) = [task for task in running if task["task_id"].endswith(".replace")]
+    found = subprocess.run(["pgrep", "-f", f"airflow worker -- {victim['id']}"], capture_output=True, check=False)
+    for pid in found.stdout.split():
+        os.kill(int(pid), signal.SIGKILL)
+    assert found.stdout, "no process of that task is to be found"
+    return "web-02"
 
 
 def test_missed_windows_are_backfilled_without_building_or_downgrading(ui: Ui) -> None:

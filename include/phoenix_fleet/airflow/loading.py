@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from airflow.sdk import get_parsing_context
 
 from phoenix_fleet.airflow import world
-from phoenix_fleet.config import Fleet, ImageFamily, Project
+from phoenix_fleet.config import Fleet, ImageFamily
 from phoenix_fleet.domain.errors import InvalidConfig
 from phoenix_fleet.domain.ladder import Rung
 
@@ -59,20 +59,22 @@ def raise_if_broken() -> None:
     :raises InvalidConfig: with all mistakes of all files.
     """
     project = world.project()
-    mistakes = [str(error) for error in project.broken().values()]
-    for family, fleet_name in [(family, family.stage.fleet) for family in _sound_families(project)]:
-        if not (project.include / "fleets" / f"{fleet_name}.yaml").exists():
-            mistakes.append(f"{family.home}/image.yaml: stage.fleet: there is no fleet file '{fleet_name}.yaml'.")
-    if mistakes:
-        raise InvalidConfig("\n".join(mistakes), remedy="`phoenix validate` shows the same on a terminal.")
-
-
-def _sound_families(project: Project) -> Iterator[ImageFamily]:
+    mistakes = []
     for path in project.family_files():
         try:
-            yield project.load_family(path)
-        except InvalidConfig:
+            family = project.load_family(path)
+        except InvalidConfig as error:
+            mistakes.append(str(error))
             continue
+        if not (project.include / "fleets" / f"{family.stage.fleet}.yaml").exists():
+            mistakes.append(f"{path}: stage.fleet: there is no fleet file '{family.stage.fleet}.yaml'.")
+    for path in project.fleet_files():
+        try:
+            project.load_fleet(path)
+        except InvalidConfig as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise InvalidConfig("\n".join(mistakes), remedy="`phoenix validate` shows the same on a terminal.")
 
 
 def _wanted(dag_id: str) -> bool:
