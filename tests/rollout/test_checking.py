@@ -78,6 +78,7 @@ def test_it_does_not_begin_while_another_machine_is_missing(stage: Stage) -> Non
     assert engine.advance(ticket).state == "moved"
 
 
+@pytest.mark.slow
 def test_waiting_for_the_floor_ends_in_a_failure(stage: Stage) -> None:
     scene = stage()
     engine, ticket = begin(scene)

@@ -18,6 +18,8 @@ from phoenix_fleet.domain.errors import Halted, StepFailed
 from phoenix_fleet.gates import fake as fake_gate
 from tests.rollout.scene import Scene, Snapshot, no_connections
 
+pytestmark = pytest.mark.slow
+
 QUICK: dict[str, Any] = {
     "platform": {"boot_reads": 0, "boot_seconds": 1, "stop_reads": 0, "stop_seconds": 1},
     "balancer": {"start_reads": 0, "start_seconds": 1},

@@ -50,6 +50,7 @@ def test_what_proves_nothing_is_an_error(tmp_path: Path, text: str, why: str) ->
     assert why in measurement.error
 
 
+@pytest.mark.slow
 def test_a_suite_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
     started = time.monotonic()
     measurement = measure(
