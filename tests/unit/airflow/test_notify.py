@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import email
+import email.policy
 import json
+import socketserver
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
@@ -36,6 +39,54 @@ def received(monkeypatch: pytest.MonkeyPatch) -> Any:
         yield bodies
         server.shutdown()
         thread.join()
+
+
+class MailServer(socketserver.StreamRequestHandler):
+    """As much of SMTP as one letter needs (RFC 5321), spoken over a real connection."""
+
+    letters: list[str]
+
+    def handle(self) -> None:
+        self.wfile.write(b"220 sink\r\n")
+        while line := self.rfile.readline():
+            word = line.split()[0].upper()
+            if word != b"DATA":
+                self.wfile.write(b"250 sink\r\n")
+                continue
+            self.wfile.write(b"354 go on\r\n")
+            letter = b""
+            while (line := self.rfile.readline()) != b".\r\n":
+                letter += line
+            self.letters.append(letter.decode())
+            self.wfile.write(b"250 kept\r\n")
+
+
+@pytest.fixture
+def letters(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What a mail server got, whose address Airflow has as its connection ``smtp_default``."""
+    kept: list[str] = []
+    handler = type("Handler", (MailServer,), {"letters": kept})
+    with socketserver.TCPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        extra = {"disable_ssl": True, "disable_tls": True, "from_email": "phoenix@example.org"}
+        connection = {"conn_type": "smtp", "host": "127.0.0.1", "port": server.server_address[1], "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", json.dumps(connection))
+        yield kept
+        server.shutdown()
+        thread.join()
+
+
+def test_owners_get_a_letter(letters: list[str]) -> None:
+    error = StepFailed("web-03: <b>2</b> checks failed.", remedy="docs/runbooks/rollout-verify-failed.md")
+    OwnersNotifier({"team": "shop", "email": "shop@example.org"}, "rollout-halted").notify(context(error))
+    (letter,) = [email.message_from_string(each, policy=email.policy.default) for each in letters]
+    assert (letter["To"], letter["From"]) == ("shop@example.org", "phoenix@example.org")
+    assert letter["Subject"] == "fleet.web stopped"
+    body = letter.get_body()
+    assert body is not None
+    for said in ("web-03 at verify", "&lt;b&gt;2&lt;/b&gt;", "docs/runbooks/rollout-verify-failed.md", "http://ui/log"):
+        assert said in body.get_content()
 
 
 def context(error: BaseException) -> dict[str, Any]:
