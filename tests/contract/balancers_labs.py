@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -89,6 +90,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(address, Handler)
         self.name = name
         self.healthy = True
+        self.slowness = 0.0
+        """Seconds that an answer to a check takes."""
         self.served = 0
         self.held = threading.Semaphore(0)
         self.let_go = threading.Event()
@@ -103,6 +106,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/healthz":
+            time.sleep(self.server.slowness)
             self._answer(200 if self.server.healthy else 503)
             return
         self.server.served += 1

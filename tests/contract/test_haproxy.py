@@ -76,6 +76,25 @@ def dying(lab: HaproxyLab, commands: int) -> Dying:
 HEALTHY = BackendStatus(Backend.HEALTHY)
 
 
+@pytest.mark.parametrize("healthy", [True, False])
+def test_a_check_under_way_changes_nothing(haproxy_lab: HaproxyLab, healthy: bool) -> None:
+    """HAProxy forgets the last result as soon as the next check begins; we must not."""
+    who = haproxy_lab.instance()
+    haproxy_lab.balancer.admit(who)
+    until(haproxy_lab, who, HEALTHY)
+    haproxy_lab.set_health(who, healthy)
+    wanted = HEALTHY if healthy else BackendStatus(Backend.UNHEALTHY)
+    until(haproxy_lab, who, wanted)
+    haproxy_lab.servers[who.name].slowness = 0.08
+    results = set()
+    for _ in range(100):
+        assert haproxy_lab.balancer.state(who) == wanted
+        (row,) = [row for row in haproxy_lab.balancer._run("show servers state web").splitlines() if who.name in row]
+        results.add(row.split()[11])
+        time.sleep(0.01)
+    assert "0" in results, "no look fell into a check"
+
+
 def test_replacing_every_server_under_traffic_fails_no_request(haproxy_lab: HaproxyLab) -> None:
     old = [haproxy_lab.instance() for _ in range(3)]
     for who in old:

@@ -70,6 +70,8 @@ def nothing_left() -> Iterator[None]:
     yield
     ended = demo("--down")
     assert ended.code == 0
+    # It may have stopped an engine that set-up had started; what lies in one shows only while it runs.
+    subprocess.run(["scripts/setup", "--dev"], cwd=REPOSITORY, check=True)
     assert leftovers() == []
 
 
@@ -155,7 +157,7 @@ def test_the_chain_refreshes_the_fleet_and_drops_nothing(catalog: Catalog) -> No
     assert result["digest"] == next(iter(image.artefacts.values())).digest
     assert [machine["slot"] for machine in result["machines"]] == [slot.slot for slot in slots]
     for said in (str(image), result["digest"], "0 failed", "tests run"):
-        assert said in re.sub(r"\s+", " ", ended.output)
+        assert said.replace(" ", "") in re.sub(r"[\s│]", "", ended.output), f"not in the box, however wrapped: {said}"
     reports = result["reports"]
     assert reports
     assert all(Path(report).exists() for report in reports)

@@ -60,8 +60,12 @@ that keeps no idle connections (``pool-max-conn 0``), and ``show servers conn`` 
 _IN_MAINTENANCE = 0x01 | 0x02 | 0x04 | 0x20 | 0x40
 _IN_DRAIN = 0x08 | 0x10
 _STOPPED, _STOPPING = 0, 3
-_NEVER_CHECKED, _CHECK_FAILED = (0, 1), 2
-"""``srv_check_result``: unknown and neutral; failed. 3 is passed, 4 passed on condition."""
+_NEVER_CHECKED = (0, 1)
+_CHECK_PASSED = (6, 9, 15, 16, 20)
+"""``srv_check_status`` (``enum healthcheck_status`` in HAProxy's ``check-t.h``): unknown and initialising; passed on
+layer 4, on 6, on 7, on 7 with a condition, by a program. The last one stays while the next check is under way, which
+``srv_check_result`` does not: that is unknown for as long as a check takes.
+"""
 
 
 class Settings(BaseModel):
@@ -237,7 +241,7 @@ class _Server:
     port: int
     operation: int
     admin: int
-    check_result: int
+    check_status: int
     connections: int
     """Those that carry a request now, or wait for their turn; idle ones that clients keep open do not count."""
     ours: bool
@@ -249,7 +253,7 @@ class _Server:
             port=int(state["srv_port"]),
             operation=int(state["srv_op_state"]),
             admin=int(state["srv_admin_state"]),
-            check_result=int(state["srv_check_result"]),
+            check_status=int(state["srv_check_status"]),
             connections=max(int(use["used_cur"]), int(load["scur"]) + int(load["qcur"])),
             ours=int(use["purge_delay"]) == _MARK,
         )
@@ -265,7 +269,7 @@ class _Server:
     @property
     def unproven(self) -> bool:
         """Whether no check ever said anything about it."""
-        return self.check_result in _NEVER_CHECKED
+        return self.check_status in _NEVER_CHECKED
 
     @property
     def state(self) -> Backend:
@@ -274,7 +278,7 @@ class _Server:
         if self.in_drain or self.operation == _STOPPING:
             return Backend.DRAINING
         if self.operation == _STOPPED:
-            return Backend.UNHEALTHY if self.check_result == _CHECK_FAILED else Backend.STARTING
+            return Backend.STARTING if self.unproven or self.check_status in _CHECK_PASSED else Backend.UNHEALTHY
         return Backend.STARTING if self.unproven else Backend.HEALTHY
 
 
