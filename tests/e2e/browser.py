@@ -10,7 +10,9 @@ from typing import TypeVar, cast
 
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -84,6 +86,33 @@ class Browser:
         field = self.find(f"[name=element_{name}]")
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", field)
         field.send_keys(text)
+
+    def choose(self, text: str) -> None:
+        """Click the label that begins so: one choice of several."""
+        self._wait(
+            lambda driver: next(
+                (e for e in driver.find_elements(By.TAG_NAME, "label") if e.text.startswith(text)), None
+            ),
+            f"there is no choice '{text}'",
+        ).click()
+
+    def fill_date(self, label: str, date: str) -> None:
+        """Give the date field of that label a day, as ``YYYY-MM-DD``, at midnight."""
+        field = self._wait(
+            lambda driver: next((e for e in driver.find_elements(By.TAG_NAME, "label") if e.text == label), None),
+            f"there is no field '{label}'",
+        )
+        opener = field.find_element(By.XPATH, "..").find_element(By.CSS_SELECTOR, "[data-testid=datetime-input]")
+        opener.click()
+        for placeholder, text in (("YYYY/MM/DD", date.replace("-", "/")), ("HH:mm", "00:00")):
+            typed = self.find(f"input[placeholder='{placeholder}']")
+            typed.send_keys(Keys.CONTROL, "a")
+            typed.send_keys(text, Keys.TAB)
+        ActionChains(self.driver).send_keys(Keys.ESCAPE).perform()
+        self._wait(
+            lambda driver: not driver.find_elements(By.CSS_SELECTOR, "input[placeholder='HH:mm']"),
+            "the field stays open",
+        )
 
     def wait_for_text(self, pattern: str) -> str:
         """The page's text once it matches."""

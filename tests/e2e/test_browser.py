@@ -1,4 +1,4 @@
-"""A person takes the fleet from the old release to a new one in the browser: form, approval, grid.
+"""A person takes the fleet from the old release to a new one in the browser: form, approval, grid, halt, backfill.
 
 With ``PHOENIX_PICTURES`` naming a folder the pictures of the documentation are kept there (``scripts/screenshots``).
 """
@@ -200,8 +200,9 @@ def test_missed_windows_are_backfilled_without_building_or_downgrading(ui: Ui) -
     catalog = ui.lab.catalog()
     before = {str(image.version) for image in catalog.images.list_images("debian-base")}
     serving = ui.lab.serving("web")
-    for dag_id in (IMAGE, FLEET):
-        runs = backfill(ui, dag_id, missed)
+    for dag_id, create in ((IMAGE, backfill_by_command), (FLEET, backfill_by_form)):
+        create(ui, dag_id, missed)
+        runs = wait_for_backfill(ui, dag_id, len(missed))
         assert [run["state"] for run in runs] == ["success", "success"]
         assert [run["run_after"][:7] for run in sorted(runs, key=lambda run: run["start_date"])] == missed
     for window in missed:
@@ -213,20 +214,34 @@ def test_missed_windows_are_backfilled_without_building_or_downgrading(ui: Ui) -
     catalog.close()
 
 
-def backfill(ui: Ui, dag_id: str, windows: list[str]) -> list[dict[str, str]]:
-    """Make the missed runs as an operator does, and wait for them."""
+def backfill_by_command(ui: Ui, dag_id: str, windows: list[str]) -> None:
     argv = [
         sys.executable, "-m", "airflow", "backfill", "create", "--dag-id", dag_id, "--from-date", f"{windows[0]}-01",
         "--to-date", f"{windows[-1]}-02", "--max-active-runs", "1", "--reprocess-behavior", "none",
     ]  # fmt: skip
     done = subprocess.run(argv, env=ui.lab.airflow.environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def backfill_by_form(ui: Ui, dag_id: str, windows: list[str]) -> None:
+    ui.demo.open(f"/dags/{dag_id}")
+    ui.demo.find("[data-testid=trigger-dag-button]").click()
+    ui.demo.choose("Backfill")
+    ui.demo.fill_date("From", f"{windows[0]}-01")
+    ui.demo.fill_date("To", f"{windows[-1]}-02")
+    ui.demo.wait_for_text(f"{len(windows)} runs will be triggered")
+    ui.demo.fill("reason", "the scheduler was down")
+    ui.demo.picture("backfill")
+    ui.demo.button("Run Backfill").click()
+
+
+def wait_for_backfill(ui: Ui, dag_id: str, number: int) -> list[dict[str, str]]:
+    """The runs of the backfill once all of them have ended."""
     deadline = time.monotonic() + 300
     while True:
-        runs = [
-            run for run in ui.api.get(f"dags/{dag_id}/dagRuns", limit=50)["dag_runs"] if run["run_type"] == "backfill"
-        ]
-        if len(runs) == len(windows) and all(run["state"] in ENDED for run in runs):
+        found = ui.api.get(f"dags/{dag_id}/dagRuns", limit=50)["dag_runs"]
+        runs = [run for run in found if run["run_type"] == "backfill"]
+        if len(runs) == number and all(run["state"] in ENDED for run in runs):
             return runs
         assert time.monotonic() < deadline, runs
         time.sleep(1)

@@ -73,7 +73,6 @@ class ReplaceOperator(BaseOperator):
     def _replace_next(self, engine: Engine, catalog: Catalog, context: Any) -> str | None:
         ticket = self._draw(engine, catalog, context)
         if ticket is None:
-            context.setdefault("label", self.batch["label"])
             self.log.info("Nothing is left to replace in this wave.")
             return None
         context["label"] = context["machine"] = ticket.slot
@@ -103,7 +102,9 @@ class ReplaceOperator(BaseOperator):
         """
         ti = context["ti"]
         holder = f"{ti.run_id}/{ti.task_id}/{ti.map_index}/{ti.try_number}"
-        context["machine"], context["step"] = self.batch["label"], "turn"
+        # Until it has a ticket it goes by the name that it was planned for: a refusal has a name too.
+        context["label"] = context["machine"] = self.batch["label"]
+        context["step"] = "turn"
         give_up = time.monotonic() + 2 * LEASE.total_seconds()
         said = ""
         while True:
