@@ -64,7 +64,7 @@ class InstanceState(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Instance:
     """A machine as the platform reports it now."""
 
@@ -87,6 +87,10 @@ class Instance:
     ``get_instance`` once readable, never by ``list_instances``."""
     message: str = ""
     """The platform's own words on a state of ``failed``."""
+    zone: str = ""
+    """The failure domain that it stands in, as the platform names it (an availability zone); empty for none."""
+    host: str = ""
+    """The hypervisor host below it; empty where the platform does not tell."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,8 @@ class LaunchIntent:
     """Public SSH key that may log in as root, put there at birth; empty for none."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The platform's settings as the fleet file has them (JSON-able), so a retry uses the same ones."""
+    zone: str = ""
+    """The zone of the instance that it replaces, to stand in for it there; empty: where the platform likes."""
 
     @property
     def token(self) -> str:
@@ -138,7 +144,7 @@ class Backend(StrEnum):
     DRAINING = "draining"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BackendStatus:
     """One instance as its balancer sees it."""
 

@@ -6,164 +6,64 @@ taken out of service, whether one more may be launched, and how many replacement
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 
 from phoenix_fleet.domain.errors import InvalidConfig
-from phoenix_fleet.domain.models import Backend, BackendStatus, Instance, InstanceState
-from phoenix_fleet.domain.waves import Budget, budget, wave_of
+from phoenix_fleet.domain.fleets import (
+    Decision,
+    FleetShape,
+    Observed,
+    Plan,
+    PlannedSlot,
+    SlotView,
+    Target,
+)
+from phoenix_fleet.domain.models import Instance, InstanceState
+from phoenix_fleet.domain.tally import Seen
+from phoenix_fleet.domain.waves import count, wave_of
 from phoenix_fleet.domain.windows import Version
 
+__all__ = [
+    "Decision",
+    "FleetShape",
+    "Observed",
+    "Plan",
+    "PlannedSlot",
+    "SlotView",
+    "Target",
+    "check_domain",
+    "check_floor",
+    "check_surge",
+    "find_fault",
+    "in_flight_limit",
+    "may_begin",
+    "may_take_out",
+    "plan",
+    "view_slot",
+]
+
 EMPTY_SLOT = "empty slot"
-
-
-@dataclass(frozen=True)
-class FleetShape:
-    """A fleet in numbers, resolved from its file once and for a whole rollout."""
-
-    name: str
-    slots: tuple[str, ...]
-    """All its slots, in order."""
-    canary: int = 1
-    waves: tuple[int, ...] = ()
-    """Cumulative counts of slots after the canary."""
-    max_surge: int = 1
-    max_unavailable: int = 0
-    max_in_flight: int = 1
-    max_age: timedelta = timedelta(days=35)
-
-    @property
-    def size(self) -> int:
-        """How many instances it should have."""
-        return len(self.slots)
-
-    @property
-    def budget(self) -> Budget:
-        """How far it may leave its size."""
-        return budget(self.max_surge, self.max_unavailable)
-
-
-@dataclass(frozen=True)
-class Observed:
-    """A fleet as its platform and its balancer report it now. Only complete reads make one."""
-
-    instances: tuple[Instance, ...] = ()
-    backends: Mapping[str, BackendStatus] = field(default_factory=dict)
-    """By instance id; whoever is not in it is absent from the balancer."""
-
-    def backend(self, instance: Instance) -> BackendStatus:
-        """What the balancer says of it."""
-        return self.backends.get(instance.id, BackendStatus(Backend.ABSENT))
-
-    def serves(self, instance: Instance) -> bool:
-        """Whether it is in service and healthy: it runs and the balancer sends traffic to it."""
-        return instance.state is InstanceState.RUNNING and self.backend(instance).state is Backend.HEALTHY
-
-    @property
-    def serving(self) -> tuple[Instance, ...]:
-        """Those in service and healthy."""
-        return tuple(instance for instance in self.instances if self.serves(instance))
-
-    def in_slot(self, slot: str) -> tuple[Instance, ...]:
-        """What fills that slot and is not on its way out, oldest first."""
-        standing = [
-            instance
-            for instance in self.instances
-            if instance.slot == slot and instance.state not in (InstanceState.GONE, InstanceState.STOPPING)
-        ]
-        return tuple(sorted(standing, key=lambda each: (each.launched_at is not None, each.launched_at, each.name)))
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Yes or no, and why."""
-
-    allowed: bool
-    reason: str
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a rollout brings, and what else may stay."""
-
-    version: Version
-    digest: str = ""
-    """Of the artefact on the fleet's platform; empty where the platform reports none."""
-    acceptable: Mapping[Version, str] = field(default_factory=dict)
-    """Other versions that may stay where they are newer, each with its digest: those not revoked."""
-
-
-@dataclass(frozen=True)
-class PlannedSlot:
-    """One replacement: where, in which wave, why, and what it takes out (empty if nothing stands there)."""
-
-    slot: str
-    wave: int
-    reason: str
-    old_instance: str = ""
-
-
-@dataclass(frozen=True)
-class SlotView:
-    """What stands in one slot, judged against a target."""
-
-    slot: str
-    reason: str = ""
-    """Why it needs a replacement; empty if it does not."""
-    note: str = ""
-    """Why it needs none."""
-    refused: str = ""
-    """Why it would need one and must not get it."""
-    old: Instance | None = None
-    """What a replacement takes out."""
-    new: Instance | None = None
-    """What already stands there, up to date and in service, beside ``old``."""
-    surplus: tuple[Instance, ...] = ()
-    """Others in the same slot, none of them in service: left over from attempts that did not come to an end."""
-    serves: bool = False
-    """Whether ``old`` is in service."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything a rollout would do, and everything it would leave alone, each with its reason."""
-
-    slots: tuple[PlannedSlot, ...] = ()
-    up_to_date: tuple[tuple[str, str], ...] = ()
-    refusals: tuple[tuple[str, str], ...] = ()
-    """Slots that would need a replacement and cannot get one."""
-    strays: tuple[tuple[str, str], ...] = ()
-    """Instances that carry the fleet's mark and a slot that it does not have; nothing touches them."""
-
-    def lines(self) -> list[str]:
-        """The plan for people, a line per slot."""
-        found = [
-            f"wave {each.wave}: replace {each.slot}: {each.reason}"
-            + (f" ({each.old_instance})" if each.old_instance else "")
-            for each in self.slots
-        ]
-        found += [f"leave {slot}: {why}" for slot, why in self.up_to_date]
-        found += [f"refuse {slot}: {why}" for slot, why in self.refusals]
-        return found + [f"stray {name}: {why}" for name, why in self.strays]
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 def plan(shape: FleetShape, target: Target, observed: Observed, now: datetime, only: Sequence[str] = ()) -> Plan:
     """What a rollout of ``target`` would do to the fleet; ``only`` limits it to those slots (none named: all).
 
-    Empty slots come first, then what is out of service, then the others in the order of their slots.
+    Empty slots come first, then what is out of service; there nothing is lost. The others follow zone by zone, the
+    zone of the oldest first, and within it host by host: what runs the wrong image before what is only too old,
+    oldest first.
 
     :raises InvalidConfig: if ``only`` names a slot that the fleet does not have.
     """
-    unknown = sorted(set(only) - set(shape.slots))
+    unknown = sorted(set(only) - shape.known)
     if unknown:
         raise InvalidConfig(
             f"{shape.name} has no slot {', '.join(unknown)}.",
             remedy=f"Its slots are {shape.slots[0]} to {shape.slots[-1]}." if shape.slots else "It has none.",
         )
-    views = [view_slot(shape, slot, target, observed, now) for slot in shape.slots if not only or slot in only]
-    todo = sorted((view for view in views if view.reason), key=_urgency)
-    known = set(shape.slots)
+    wanted = set(only) or shape.known
+    views = [view_slot(shape, slot, target, observed, now) for slot in shape.slots if slot in wanted]
     return Plan(
         slots=tuple(
             PlannedSlot(
@@ -171,27 +71,51 @@ def plan(shape: FleetShape, target: Target, observed: Observed, now: datetime, o
                 wave_of(position, shape.canary, shape.waves),
                 view.reason,
                 view.old.id if view.old else "",
+                view.old.zone if view.old else "",
+                view.old.host if view.old else "",
             )
-            for position, view in enumerate(todo)
+            for position, view in enumerate(_in_order([view for view in views if view.reason], target))
         ),
         up_to_date=tuple((view.slot, view.note) for view in views if view.note),
         refusals=tuple((view.slot, view.refused) for view in views if view.refused),
         strays=tuple(
             (instance.name, f"{shape.name} has no slot '{instance.slot}'")
             for instance in observed.instances
-            if instance.slot not in known and instance.state is not InstanceState.GONE
+            if instance.slot not in shape.known and instance.state is not InstanceState.GONE
         ),
     )
 
 
-def _urgency(view: SlotView) -> int:
-    """Nothing is lost where nothing serves, so that goes first; sorting is stable, so slots keep their order."""
-    if view.old is None:
-        return 0
-    return 2 if view.serves else 1
+_Urgency = tuple[int, datetime, str, datetime, str, bool, datetime]
 
 
-def view_slot(shape: FleetShape, slot: str, target: Target, observed: Observed, now: datetime) -> SlotView:
+def _in_order(views: Sequence[SlotView], target: Target) -> list[SlotView]:
+    """Sorting is stable, so what is equally urgent keeps the order of the slots."""
+    zones, hosts = dict[str, datetime](), dict[tuple[str, str], datetime]()
+    for view in views:
+        if view.old is not None and view.serves:
+            born, zone, host = _born(view.old), view.old.zone, (view.old.zone, view.old.host)
+            zones[zone] = min(zones.get(zone, born), born)
+            hosts[host] = min(hosts.get(host, born), born)
+
+    def urgency(view: SlotView) -> _Urgency:
+        old = view.old
+        if old is None:
+            return 0, LONG_AGO, "", LONG_AGO, "", False, LONG_AGO
+        if not view.serves:
+            return 1, LONG_AGO, old.zone, LONG_AGO, old.host, False, _born(old)
+        oldest = hosts[old.zone, old.host]
+        return 2, zones[old.zone], old.zone, oldest, old.host, not _wrong_image(old, target), _born(old)
+
+    return sorted(views, key=urgency)
+
+
+def _born(instance: Instance) -> datetime:
+    """An age that nobody knows counts as the greatest."""
+    return instance.launched_at or LONG_AGO
+
+
+def view_slot(shape: FleetShape, slot: str, target: Target, observed: Seen, now: datetime) -> SlotView:
     """What stands in that slot and what it means."""
     standing = observed.in_slot(slot)
     if not standing:
@@ -213,16 +137,20 @@ def view_slot(shape: FleetShape, slot: str, target: Target, observed: Observed, 
     new = good[-1] if good else None
     reason = faults[old.id] if new is None else f"left over beside {new.name}: {faults[old.id]}"
     serves = observed.serves(old)
-    if refused := _hopeless(shape, old, new, serves):
+    if serves and new is None and (refused := _hopeless(shape, old, observed)):
         return SlotView(slot, refused=f"{reason}, but {refused}")
     surplus = tuple(each for each in bad if each is not old and not observed.serves(each))
     return SlotView(slot, reason=reason, old=old, new=new, surplus=surplus, serves=serves)
 
 
-def _hopeless(shape: FleetShape, old: Instance, new: Instance | None, serves: bool) -> str:
-    """Why a replacement there can never be allowed; empty if it can."""
-    if shape.size == 1 and shape.budget.max_surge == 0 and new is None and serves:
+def _hopeless(shape: FleetShape, old: Instance, observed: Seen) -> str:
+    """Why taking that one out of service can never be allowed; empty if it can."""
+    if shape.budget.max_surge:
+        return ""
+    if shape.size == 1:
         return f"{old.name} is the only instance and max_surge is 0: the last healthy one never goes first"
+    if old.zone and observed.standing_in(old.zone) == 1:
+        return f"{old.name} is the only instance in zone {old.zone} and max_surge is 0: the last one never goes first"
     return ""
 
 
@@ -242,7 +170,7 @@ def _keeps_newer(instance: Instance, target: Target) -> bool:
     return version is not None and version > target.version and version in target.acceptable
 
 
-def find_fault(instance: Instance, shape: FleetShape, target: Target, observed: Observed, now: datetime) -> str:
+def find_fault(instance: Instance, shape: FleetShape, target: Target, observed: Seen, now: datetime) -> str:
     """Why that instance cannot stay, in words for people; empty if it can.
 
     It can stay on the target's version, or on a newer one that is still acceptable, if it really runs that image,
@@ -280,7 +208,7 @@ def _age(age: timedelta) -> str:
 def check_floor(
     size: int,
     max_unavailable: int,
-    observed: Observed,
+    observed: Seen,
     victim: str,
     *,
     arriving: int = 0,
@@ -288,32 +216,35 @@ def check_floor(
 ) -> Decision:
     """Whether the instance with id ``victim`` may be taken out of service now.
 
-    After that at least ``size - max_unavailable`` must be in service, and never none, whatever the configuration
-    says. One that is not in service takes nothing away, as long as another one serves. ``arriving`` counts
-    replacements that will be in service before it goes; ``counted`` says whether the victim is to be counted as
-    serving where looking at it no longer tells (it is being drained by us).
+    After that at least ``size - max_unavailable`` must be in service, and never none, nor none in its zone, whatever
+    the configuration says. One that is not in service takes nothing away, as long as another one serves. ``arriving``
+    counts replacements that will be in service in its place before it goes; ``counted`` says whether the victim is to
+    be counted as serving where looking at it no longer tells (it is being drained by us).
 
     Nothing seen is not "nothing there", so it allows nothing.
     """
-    if not observed.instances:
+    if not len(observed):
         return Decision(False, "nothing was seen of the fleet, and empty is never all")
-    found = [instance for instance in observed.instances if instance.id == victim]
-    if not found:
+    found = observed.find(victim)
+    if found is None:
         return Decision(False, f"{victim} was not seen among the fleet's instances")
-    others = sum(1 for instance in observed.serving if instance.id != victim) + max(0, arriving)
-    serves = observed.serves(found[0]) if counted is None else counted
+    itself, arriving = int(observed.serves(found)), max(0, arriving)
+    others = observed.serving_count() - itself + arriving
+    serves = bool(itself) if counted is None else counted
     if others == 0:
         what = "it is the last healthy one" if serves else "no other one is in service"
         return Decision(False, f"{what}, so it stays whatever the budget says")
     if not serves:
         return Decision(True, f"it is not in service, and {others} of {size} are without it")
-    floor = size - _allowance(size, max_unavailable)
+    floor = size - min(size, count(max_unavailable))
     if others < floor:
         return Decision(False, f"{others} of {size} would be in service without it, and the floor is {floor}")
+    if found.zone and observed.serving_in(found.zone) - itself + arriving == 0:
+        return Decision(False, f"it is the last healthy one in zone {found.zone}, so it stays whatever the budget says")
     return Decision(True, f"{others} of {size} are in service without it, and the floor is {floor}")
 
 
-def may_begin(shape: FleetShape, view: SlotView, observed: Observed) -> Decision:
+def may_begin(shape: FleetShape, view: SlotView, observed: Seen) -> Decision:
     """Whether the replacement of what stands in that slot may begin now.
 
     The floor must hold when the old instance goes; with a surge the new one serves by then, so it counts already.
@@ -326,50 +257,71 @@ def may_begin(shape: FleetShape, view: SlotView, observed: Observed) -> Decision
 
 
 def may_take_out(
-    shape: FleetShape, observed: Observed, old: str, new: str = "", *, counted: bool | None = None
+    shape: FleetShape, observed: Seen, old: str, new: str = "", *, counted: bool | None = None
 ) -> Decision:
     """Whether the instance with id ``old`` may be drained or terminated now that ``new`` (if any) has come for it.
 
     The new one must be in service at this very moment, and the floor must hold. ``counted`` as in ``check_floor``.
     """
     if new:
-        found = [instance for instance in observed.instances if instance.id == new]
-        if not found:
+        found = observed.find(new)
+        if found is None:
             return Decision(False, f"its replacement {new} is not to be seen")
-        if not observed.serves(found[0]):
-            state = observed.backend(found[0]).state
-            return Decision(False, f"its replacement {found[0].name} is {found[0].state}, {state} at the balancer")
+        if not observed.serves(found):
+            return Decision(
+                False, f"its replacement {found.name} is {found.state}, {observed.backend(found).state} at the balancer"
+            )
     return check_floor(shape.size, shape.budget.max_unavailable, observed, old, counted=counted)
 
 
-def _allowance(size: int, max_unavailable: int) -> int:
-    """The budget between none and all; what is not a count (NaN from arithmetic, say) allows nothing."""
-    return max(0, min(size, max_unavailable)) if isinstance(max_unavailable, int) else 0
-
-
-def check_surge(shape: FleetShape, observed: Observed) -> Decision:
+def check_surge(shape: FleetShape, observed: Seen) -> Decision:
     """Whether one more instance may be launched now.
 
     Whatever is not gone for certain counts: starting, failed and stopping ones too.
     """
-    known = set(shape.slots)
-    live = sum(
-        1 for instance in observed.instances if instance.slot in known and instance.state is not InstanceState.GONE
-    )
-    most = shape.size + shape.budget.max_surge
+    live, most = observed.living_in(shape.known), shape.size + shape.budget.max_surge
     if live + 1 > most:
         return Decision(False, f"{live} instances are not gone yet, and {most} are the most allowed")
     return Decision(True, f"{live} of at most {most} instances are there")
 
 
-def in_flight_limit(shape: FleetShape, target: Target, observed: Observed) -> tuple[int, str]:
+def in_flight_limit(
+    shape: FleetShape, target: Target, observed: Seen, under_way: Collection[str] = ()
+) -> tuple[int, str]:
     """How many replacements may be under way at once now, and why not more.
 
-    As many as the budget has room for and the file allows; exactly one as long as no instance serves on the target.
+    As many as the file allows and the budget has room for, and each new instance that is out of service takes one off
+    that room, unless its slot is among those ``under_way``. Exactly one as long as no instance serves on the target.
     """
-    if not any(each.version == str(target.version) for each in observed.serving):
-        return 1, f"no instance serves on {target.version} yet, so exactly one goes first"
+    version = str(target.version)
+    if not observed.serving_on(version):
+        return 1, f"no instance serves on {version} yet, so exactly one goes first"
     room = shape.budget.max_surge or shape.budget.max_unavailable
-    if room < shape.max_in_flight:
+    missing = observed.missing_on(version) - sum(_missing(observed, slot, version) for slot in under_way)
+    most = max(1, count(shape.max_in_flight))
+    if missing > 0 and room - missing < most:
+        left = max(1, room - missing)
+        return left, f"the budget has room for {max(1, room)}, less {missing} new ones that are out of service"
+    if room < most:
         return max(1, room), f"the budget has room for {max(1, room)}"
-    return max(1, shape.max_in_flight), f"max_in_flight is {shape.max_in_flight}"
+    return most, f"max_in_flight is {most}"
+
+
+def _missing(observed: Seen, slot: str, version: str) -> int:
+    return sum(each.version == version and not observed.serves(each) for each in observed.in_slot(slot))
+
+
+def check_domain(shape: FleetShape, mine: tuple[str, str], others: Iterable[tuple[str, tuple[str, str]]]) -> Decision:
+    """Whether a replacement in the failure domain ``mine`` (zone, host) may begin beside those under way.
+
+    ``others`` are those, each with its slot and its domain: they must all be in the same one, so that losing another
+    domain meanwhile cannot meet a fleet that is weak in two. An unknown domain is no hindrance.
+    """
+    if shape.failure_domain == "none":
+        return Decision(True, "replacements in several failure domains at once are allowed")
+    depth = 1 if shape.failure_domain == "zone" else 2
+    for slot, theirs in others:
+        for name, here, there in list(zip(("zone", "host"), mine, theirs, strict=True))[:depth]:
+            if here and there and here != there:
+                return Decision(False, f"{slot} in {name} {there} is under way, and {name} {here} begins after it")
+    return Decision(True, "nothing is under way in another failure domain")

@@ -22,8 +22,13 @@ class Budget:
 
 def budget(max_surge: int, max_unavailable: int) -> Budget:
     """Both limits, never below zero; with both at zero nothing could ever move, so one may be missing."""
-    surge, unavailable = max(0, max_surge), max(0, max_unavailable)
+    surge, unavailable = count(max_surge), count(max_unavailable)
     return Budget(surge, unavailable if surge or unavailable else 1)
+
+
+def count(number: object) -> int:
+    """The number as a count, never below zero; what is no count (NaN or infinity from arithmetic, say) is none."""
+    return max(0, number) if isinstance(number, int) and not isinstance(number, bool) else 0
 
 
 def wave_of(position: int, canary: int, cumulative: Sequence[int]) -> int:

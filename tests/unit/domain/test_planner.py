@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -17,6 +17,7 @@ from phoenix_fleet.domain.planner import (
     Plan,
     SlotView,
     Target,
+    check_domain,
     check_floor,
     check_surge,
     in_flight_limit,
@@ -26,36 +27,20 @@ from phoenix_fleet.domain.planner import (
     view_slot,
 )
 from phoenix_fleet.domain.windows import Version
-
-NOW = datetime(2026, 11, 20, tzinfo=UTC)
-OLD, NEW, NEWER = (Version.parse(text) for text in ("2026.10-1", "2026.11-1", "2026.12-1"))
-TARGET = Target(NEW, "sha256:new", {OLD: "sha256:old", NEW: "sha256:new"})
-SHAPE = FleetShape("web", ("web-01", "web-02", "web-03", "web-04"), canary=1, waves=(2, 4))
-HEALTHY, UNHEALTHY, ABSENT = (BackendStatus(word) for word in (Backend.HEALTHY, Backend.UNHEALTHY, Backend.ABSENT))
-
-
-def machine(slot: str, version: object = OLD, *, name: str = "", days: float = 1, **changes: object) -> Instance:
-    made = Instance(
-        id=f"i-{name or slot}",
-        name=name or slot,
-        fleet="web",
-        slot=slot,
-        version=str(version),
-        token="t",
-        state=InstanceState.RUNNING,
-        launched_at=NOW - timedelta(days=days),
-    )
-    return replace(made, **changes)  # type: ignore[arg-type]
-
-
-def seen(*instances: Instance, **backends: BackendStatus) -> Observed:
-    """All healthy, unless said otherwise by name (with _ for -)."""
-    said = {name.replace("_", "-"): status for name, status in backends.items()}
-    return Observed(instances, {each.id: said.get(each.name, HEALTHY) for each in instances})
-
-
-def fleet(version: Version = OLD, **backends: BackendStatus) -> Observed:
-    return seen(*(machine(slot, version) for slot in SHAPE.slots), **backends)
+from tests.unit.domain.fleet_of import (
+    ABSENT,
+    HEALTHY,
+    NEW,
+    NEWER,
+    NOW,
+    OLD,
+    SHAPE,
+    TARGET,
+    UNHEALTHY,
+    fleet,
+    machine,
+    seen,
+)
 
 
 def reason(instance: Instance, target: Target = TARGET, status: BackendStatus = HEALTHY) -> str:
@@ -181,10 +166,10 @@ def test_the_only_instance_of_a_fleet_without_surge_can_never_be_replaced() -> N
 HEALTH = ("serving", "unhealthy", "draining", "stopping")
 
 
-def build(health: tuple[str, ...]) -> Observed:
+def build(health: tuple[str, ...], zones: str = "") -> Observed:
     instances, backends = [], {}
     for number, word in enumerate(health, start=1):
-        made = machine(f"web-{number:02d}")
+        made = machine(f"web-{number:02d}", zone=zones[number - 1 : number])
         instances.append(replace(made, state=InstanceState.STOPPING) if word == "stopping" else made)
         state = {"serving": Backend.HEALTHY, "draining": Backend.DRAINING}.get(word, Backend.UNHEALTHY)
         backends[made.id] = BackendStatus(state)
@@ -221,6 +206,50 @@ def test_the_floor_in_every_small_fleet() -> None:
             assert after == 0 or (after < before and after < floor), f"needlessly strict: {told}"
         assert decision.reason
     assert 0 < allowed < len(cases)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_the_last_of_a_zone_in_every_small_fleet(size: int) -> None:
+    """The same, for every way in which the machines can stand in two zones."""
+    refused = 0
+    for health in itertools.product(HEALTH[:3], repeat=size):
+        zoneless = build(health)
+        for zones in itertools.product("ab", repeat=size):
+            observed = build(health, "".join(zones))
+            places = list(zip(health, zones, strict=True))
+            for victim, budget in itertools.product(range(size), (-1, *range(size + 1), size + 7)):
+                name = f"i-web-{victim + 1:02d}"
+                allowed = check_floor(size, budget, observed, name).allowed
+                left = places.count(("serving", zones[victim])) - (health[victim] == "serving")
+                last = health[victim] == "serving" and left == 0
+                anyway = check_floor(size, budget, zoneless, name).allowed
+                assert allowed == (anyway and not last), f"{health} {zones}, budget {budget}, victim {victim}"
+                refused += anyway and not allowed
+    assert (refused > 0) == (size > 1), "some are refused for their zone alone, if there can be two"
+
+
+@pytest.mark.parametrize("surge", [-1, 0, 1, 4, math.nan, math.inf])
+@pytest.mark.parametrize("unavailable", [-1, 0, 1, 4, 400, math.nan, math.inf])
+def test_a_whole_rollout_of_every_small_fleet_never_takes_the_last(surge: float, unavailable: float) -> None:
+    """All fleets of 1 to 4, every health, whatever stands for a budget: taken out one by one, in the plan's order."""
+    for size in range(1, 5):
+        slots = tuple(f"web-{number:02d}" for number in range(1, size + 1))
+        shape = FleetShape("web", slots, max_surge=surge, max_unavailable=unavailable)  # type: ignore[arg-type]
+        most = size + shape.budget.max_surge
+        assert most <= size + 4, "what is no count adds nothing"
+        for health in itertools.product(HEALTH[:3], repeat=size):
+            observed = build(health)
+            start = observed.serving_count()
+            for each in plan(shape, TARGET, observed, NOW).slots:
+                view = view_slot(shape, each.slot, TARGET, observed, NOW)
+                if (
+                    may_begin(shape, view, observed).allowed
+                    and may_take_out(shape, observed, each.old_instance).allowed
+                ):
+                    left = tuple(one for one in observed.instances if one.id != each.old_instance)
+                    observed = Observed(left, observed.backends)
+            floor = size - shape.budget.max_unavailable
+            assert observed.serving_count() >= min(start, max(1, floor)), f"{health}, surge {surge}, {unavailable}"
 
 
 def test_a_victim_that_we_drain_ourselves_still_counts_as_capacity() -> None:
@@ -298,6 +327,93 @@ def test_a_replacement_begins_if_the_floor_will_hold_with_the_new_one() -> None:
     assert not may_begin(replace(SHAPE, max_surge=0, max_unavailable=1), view, fleet(web_03=UNHEALTHY)).allowed
     assert may_begin(replace(SHAPE, max_surge=0, max_unavailable=1), view, fleet()).allowed
     assert may_begin(SHAPE, SlotView("web-01", "empty slot"), Observed()).allowed
+
+
+def test_the_last_of_a_zone_goes_only_when_another_serves_there() -> None:
+    in_a, in_b = machine("web-01", zone="a"), tuple(machine(f"web-0{n}", zone="b") for n in (2, 3, 4))
+    view = SlotView("web-01", "outdated", old=in_a, serves=True)
+    assert may_begin(SHAPE, view, seen(in_a, *in_b)).allowed, "the new one comes to zone a as well"
+    elsewhere, beside = machine("web-01", NEW, name="new", zone="b"), machine("web-01", NEW, name="new", zone="a")
+    refused = may_take_out(SHAPE, seen(in_a, *in_b, elsewhere), "i-web-01", "i-new")
+    assert refused == Decision(False, "it is the last healthy one in zone a, so it stays whatever the budget says")
+    assert may_take_out(SHAPE, seen(in_a, *in_b, beside), "i-web-01", "i-new").allowed
+
+
+def test_alone_in_its_zone_without_surge_is_refused_before_anything_begins() -> None:
+    shape = replace(SHAPE, max_surge=0, max_unavailable=1)
+    drawn = plan(
+        shape, TARGET, seen(machine("web-01", zone="a"), machine("web-02", zone="b"), machine("web-03", zone="b")), NOW
+    )
+    assert dict(drawn.refusals) == {
+        "web-01": "outdated: 2026.10-1, but web-01 is the only instance in zone a and max_surge is 0: "
+        "the last one never goes first"
+    }
+    assert {each.slot for each in drawn.slots} == {"web-02", "web-03", "web-04"}
+
+
+def test_oldest_first_and_what_runs_the_wrong_image_before_what_is_only_old() -> None:
+    observed = seen(
+        machine("web-01", NEW, days=90),
+        machine("web-02", OLD, days=3),
+        machine("web-03", OLD, days=9),
+        machine("web-04", OLD, launched_at=None),
+    )
+    drawn = plan(SHAPE, TARGET, observed, NOW)
+    assert [each.slot for each in drawn.slots] == ["web-04", "web-03", "web-02", "web-01"]
+
+
+def test_zone_by_zone_and_in_it_host_by_host_the_oldest_first() -> None:
+    spread = {
+        "web-01": ("b", "h3", 5), "web-02": ("a", "h1", 8), "web-03": ("b", "h4", 7), "web-04": ("a", "h2", 9),
+        "web-05": ("b", "h3", 6), "web-06": ("a", "h1", 1), "web-07": ("b", "h4", 30), "web-08": ("a", "h2", 2),
+    }  # fmt: skip
+    observed = seen(*(machine(slot, zone=z, host=h, days=days) for slot, (z, h, days) in spread.items()))
+    drawn = plan(FleetShape("web", tuple(spread), waves=(8,)), TARGET, observed, NOW)
+    assert [(each.slot, each.zone, each.host) for each in drawn.slots] == [
+        (slot, *spread[slot][:2])
+        for slot in ("web-07", "web-03", "web-05", "web-01", "web-04", "web-08", "web-02", "web-06")
+    ]
+
+
+def test_what_is_out_of_service_goes_first_whatever_its_zone() -> None:
+    observed = seen(
+        machine("web-01", zone="a", days=9), machine("web-02", zone="b"), machine("web-03", zone="a"), web_02=UNHEALTHY
+    )
+    assert [each.slot for each in plan(SHAPE, TARGET, observed, NOW).slots] == ["web-04", "web-02", "web-01", "web-03"]
+
+
+@pytest.mark.parametrize(
+    ("domain", "mine", "others", "refused"),
+    [
+        ("zone", ("a", "h1"), [], ""),
+        ("zone", ("a", "h1"), [("web-02", ("a", "h2"))], ""),
+        ("zone", ("a", ""), [("web-02", ("b", ""))], "web-02 in zone b is under way, and zone a begins after it"),
+        ("zone", ("", ""), [("web-02", ("b", ""))], ""),
+        ("zone", ("a", ""), [("web-02", ("", ""))], ""),
+        ("host", ("a", "h1"), [("web-02", ("a", "h1"))], ""),
+        ("host", ("a", "h1"), [("web-02", ("a", "h2"))], "web-02 in host h2 is under way, and host h1 begins after it"),
+        ("host", ("a", "h1"), [("web-02", ("b", "h1"))], "web-02 in zone b is under way, and zone a begins after it"),
+        ("none", ("a", "h1"), [("web-02", ("b", "h2"))], ""),
+    ],
+)
+def test_never_two_failure_domains_at_once(
+    domain: str, mine: tuple[str, str], others: list[tuple[str, tuple[str, str]]], refused: str
+) -> None:
+    decision = check_domain(replace(SHAPE, failure_domain=domain), mine, others)  # type: ignore[arg-type]
+    assert (not decision.allowed, decision.reason if refused else "") == (bool(refused), refused)
+
+
+@pytest.mark.parametrize(
+    ("sick", "under_way", "limit"),
+    [((), (), 3), (("web-01",), (), 2), (("web-01", "web-02"), (), 1), (("web-01",), ("web-01",), 3),
+     (("web-01", "web-02", "web-03"), (), 1)],
+)  # fmt: skip
+def test_every_new_instance_out_of_service_takes_one_off(
+    sick: tuple[str, ...], under_way: tuple[str, ...], limit: int
+) -> None:
+    shape = replace(SHAPE, max_surge=3, max_in_flight=3)
+    observed = fleet(NEW, **{slot.replace("-", "_"): UNHEALTHY for slot in sick})
+    assert in_flight_limit(shape, TARGET, observed, under_way)[0] == limit
 
 
 @pytest.mark.parametrize(
