@@ -242,6 +242,11 @@ class Fleet(Frozen):
     max_surge: Portion = Field("1", description="Extra instances allowed, rounded up.")
     max_unavailable: Portion = Field("0", description="Missing instances allowed, rounded down.")
     max_in_flight: Count = Field(1, ge=1, description="Most replacements under way at once.")
+    failure_domain: Literal["zone", "host", "none"] = Field(
+        "zone",
+        description="Replacements under way at once all stay within one of these: a zone, a hypervisor host, or "
+        "anywhere. The next one begins when the one before is done. Default: zone.",
+    )
     drain: Drain = Field(default_factory=Drain)
     timeouts: Timeouts = Field(default_factory=Timeouts)
     max_age: Duration = Field(timedelta(days=35), description="How old an instance may get. Default 35d.")

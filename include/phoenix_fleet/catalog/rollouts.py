@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from phoenix_fleet.catalog.database import Transaction
 from phoenix_fleet.catalog.records import Planned, RolloutRecord, RolloutState, SlotRecord, SlotState
 from phoenix_fleet.catalog.schema import FleetRow, RolloutRow, SlotRow
+from phoenix_fleet.catalog.standing import to_slot
 from phoenix_fleet.catalog.tickets import (
     TicketStore,
     draw_token,
@@ -121,7 +122,7 @@ class RolloutStore(TicketStore):
         query = select(SlotRow).where(SlotRow.rollout_id == rollout_id).order_by(SlotRow.position)
         with self._database.read() as session:
             find_rollout(session, rollout_id)
-            return [_to_slot(row) for row in session.scalars(query)]
+            return [to_slot(row) for row in session.scalars(query)]
 
     def slot(self, rollout_id: int, seq: int) -> SlotRecord:
         """One replacement by its number. :raises NotFound: if there is none."""
@@ -129,7 +130,7 @@ class RolloutStore(TicketStore):
             row = session.get(SlotRow, (rollout_id, seq))
             if row is None:
                 raise NotFound(f"Rollout {rollout_id} has no replacement number {seq}.")
-            return _to_slot(row)
+            return to_slot(row)
 
     def halt(self, fleet: str, *, actor: str, reason: str) -> RolloutRecord:
         """The fleet's rollout, halted: nothing goes on before a person resumes it. Halting twice changes nothing.
@@ -308,27 +309,4 @@ def _to_rollout(row: RolloutRow) -> RolloutRecord:
         halted_by=row.halted_by or "",
         halted_at=row.halted_at,
         resumed_by=row.resumed_by or "",
-    )
-
-
-def _to_slot(row: SlotRow) -> SlotRecord:
-    return SlotRecord(
-        seq=row.seq,
-        slot=row.slot,
-        wave=row.wave,
-        state=SlotState(row.state),
-        step=Step(row.step) if row.step else None,
-        attempt=row.attempt,
-        token=row.token,
-        holder=row.holder,
-        lease_until=row.lease_until,
-        old_instance=row.old_instance,
-        new_instance=row.new_instance,
-        reason=row.reason,
-        message=row.message,
-        facts=row.facts,
-        postponed=row.postponed,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        step_started_at=row.step_started_at,
     )

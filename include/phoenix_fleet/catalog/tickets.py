@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from phoenix_fleet.catalog.database import Database, Transaction
 from phoenix_fleet.catalog.records import RolloutState, SlotState, Ticket
 from phoenix_fleet.catalog.schema import FleetRow, RolloutRow, SlotRow
+from phoenix_fleet.catalog.standing import SlotQueries
 from phoenix_fleet.domain.errors import Busy, Fenced, Halted, InvalidConfig, NotFound, Refused
 from phoenix_fleet.domain.steps import Step
 
@@ -25,7 +26,7 @@ _NEW_MACHINE_FROM = (None, Step.CHECK, Step.LAUNCH)
 """A replacement that is resumed here needs a machine of its own again."""
 
 
-class TicketStore:
+class TicketStore(SlotQueries):
     """The part of the rollout store that holders of tickets, and those who want to be, talk to."""
 
     def __init__(self, database: Database) -> None:

@@ -42,6 +42,8 @@ class Settings(BaseModel):
     stop_seconds: float = Field(0.0, ge=0, description="How long an instance is at least stopping, in seconds.")
     capacity: int = Field(0, ge=0, description="Room for so many instances at once; 0 for any number.")
     show_gone: bool = Field(False, description="Whether reads go on showing an instance that is gone, as gone.")
+    zones: tuple[str, ...] = Field((), description="Zones that machines are put into in turn. Default: none.")
+    hosts: int = Field(0, ge=0, description="How many hosts each zone has, used in turn. Default: none is told.")
     strict_images: bool = Field(False, description="Whether only artefacts told by add_image can be launched.")
 
 
@@ -238,7 +240,15 @@ class Driver(fakeworld.Faults, Platform):
             "reads_left": self.settings.boot_reads,
             "fate": str(InstanceState.FAILED if message else InstanceState.RUNNING),
             "message": message,
+            **self._place(intent.zone, serial),
         }
+
+    def _place(self, zone: str, serial: int) -> dict[str, str]:
+        """The zone that was asked for, or the next one in turn, and a host in it."""
+        zones, hosts = self.settings.zones, self.settings.hosts
+        place = zone or (zones[(serial - 1) % len(zones)] if zones else "")
+        turn = (serial - 1) // max(1, len(zones))
+        return {"zone": place, "host": f"{place or 'host'}-{turn % hosts + 1}" if hosts else ""}
 
     def _look(
         self, data: dict[str, Any], instance_id: str, *, counts: bool = True
@@ -330,4 +340,6 @@ def _instance(machine: dict[str, Any], state: InstanceState, host_keys: tuple[st
         launched_at=datetime.fromtimestamp(machine["timeline"][0][0], tz=UTC),
         host_keys=host_keys,
         message=machine["message"] if state is InstanceState.FAILED else "",
+        zone=machine.get("zone", ""),
+        host=machine.get("host", ""),
     )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from phoenix_fleet.domain import planner
-from phoenix_fleet.domain.planner import SlotView
+from phoenix_fleet.domain.fleets import Decision, Observed, SlotView
+from phoenix_fleet.domain.models import Instance
+from phoenix_fleet.domain.steps import Step
 from phoenix_fleet.rollout import retiring
 from phoenix_fleet.rollout.planning import artefact_of, good_enough, target_of
 from phoenix_fleet.rollout.progress import LATER, Failing, Finished, Moved, Result, Waiting
@@ -33,7 +37,31 @@ def check(work: Replacement) -> Result:
     decision = planner.may_begin(work.shape, view, observed)
     if not decision.allowed:
         return Waiting(f"{view.old.name if view.old else work.name} has to stay for now: {decision.reason}", LATER)
+    decision = _check_domain(work, view, observed)
+    if not decision.allowed:
+        return Waiting(decision.reason, LATER)
     return _begin(work, view)
+
+
+def _check_domain(work: Replacement, view: SlotView, observed: Observed) -> Decision:
+    """Whether nothing is under way in another failure domain.
+
+    Of two that stand at this step the one that drew its ticket first goes first, so that they never wait for each
+    other; whoever has left this step is waited for in any case.
+    """
+    mine = _domain(view.old)
+    if not any(mine):
+        return Decision(True, "the platform reports no failure domain")
+    others = [
+        (each.slot, tuple(each.facts.get("domain") or _domain(next(iter(observed.in_slot(each.slot)), None))))
+        for each in work.deps.catalog.rollouts.under_way(work.rollout.id)
+        if each.seq != work.slot.seq and (each.token < work.ticket.token or each.step not in (None, Step.CHECK))
+    ]
+    return planner.check_domain(work.shape, mine, others)
+
+
+def _domain(instance: Instance | None) -> tuple[str, str]:
+    return (instance.zone, instance.host) if instance else ("", "")
 
 
 def check_image(work: Replacement) -> None:
@@ -63,7 +91,9 @@ def _retire_surplus(work: Replacement, left_over: Identity) -> Result:
 
 
 def _begin(work: Replacement, view: SlotView) -> Moved:
-    facts = {"old": Identity.of(view.old).facts() if view.old else None}
+    facts: dict[str, Any] = {"old": Identity.of(view.old).facts() if view.old else None}
+    if any(_domain(view.old)):
+        facts["domain"] = list(_domain(view.old))
     planned = work.slot.old_instance
     if planned and (view.old is None or view.old.id != planned):
         work.say(f"{planned} was planned to go and no longer stands there")

@@ -73,8 +73,12 @@ class Engine:
 
     def in_flight_limit(self) -> tuple[int, str]:
         """How many replacements may be under way at once now, for ``claim``, and why not more."""
+        shape = shape_of(self.fleet)
+        if shape.max_in_flight <= 1:
+            return 1, "max_in_flight is 1"  # whatever the fleet looks like, so nobody needs to look
         seen = observe(self.deps.platform, self.deps.balancer, self.fleet.name)
-        return planner.in_flight_limit(shape_of(self.fleet), Target(self.image.version), seen)
+        under_way = [each.slot for each in self.deps.catalog.rollouts.under_way(self.rollout.id)]
+        return planner.in_flight_limit(shape, Target(self.image.version), seen, under_way)
 
     def advance(self, ticket: Ticket) -> Progress:
         """Perform the ticket's current step once and say where the replacement stands. Never sleeps.

@@ -32,6 +32,7 @@ def shape_of(fleet: Fleet) -> FleetShape:
         max_unavailable=portion(fleet.max_unavailable, size, up=False),
         max_in_flight=fleet.max_in_flight,
         max_age=fleet.max_age,
+        failure_domain=fleet.failure_domain,
     )
 
 

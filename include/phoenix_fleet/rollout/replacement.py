@@ -120,6 +120,12 @@ class Replacement:
         return Identity(**self.facts["new"]) if self.facts.get("new") else None
 
     @property
+    def domain(self) -> tuple[str, str]:
+        """Zone and host of the instance that goes out, as read when the replacement began; empty where unknown."""
+        zone, host = self.facts.get("domain") or ("", "")
+        return zone, host
+
+    @property
     def asked_to_terminate_old(self) -> bool:
         """Whether the old instance's termination was asked for, so that it cannot be brought back."""
         return self.old is not None and bool(self.facts.get(f"asked {self.old.id}"))
@@ -196,6 +202,7 @@ class Replacement:
             artefact=self.artefact,
             authorized_key=self.deps.authorized_key,
             settings=dict(self.fleet.platform.settings),
+            zone=self.domain[0],
         )
 
     def act(
