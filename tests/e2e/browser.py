@@ -54,6 +54,10 @@ class Browser:
         """Go to a path of the UI, or to a whole address of it."""
         self.driver.get(path if path.startswith("http") else self.url + path)
 
+    def rest(self) -> None:
+        """Show nothing: an open page of the UI asks and draws all the time, which costs a quarter of a core."""
+        self.driver.get("about:blank")
+
     def find(self, selector: str) -> WebElement:
         """The first visible element for a CSS selector, once there is one."""
         return self._wait(

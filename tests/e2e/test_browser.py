@@ -41,6 +41,8 @@ class Ui:
         return str(runs[0]["dag_run_id"])
 
     def wait_until_ended(self, dag_id: str, run_id: str, seconds: float = 600) -> str:
+        for window in (self.demo, self.approver):
+            window.rest()
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             state = str(self.api.run(dag_id, run_id)["state"])
@@ -89,6 +91,7 @@ def trigger_by_form(ui: Ui, dag_id: str, picture: str) -> str:
 def test_an_image_is_released_by_form_and_approval(ui: Ui) -> None:
     run_id = trigger_by_form(ui, IMAGE, "trigger")
     deadline = time.monotonic() + 600
+    ui.demo.rest()
     while not (questions := ui.api.questions(IMAGE, run_id)):
         assert time.monotonic() < deadline
         assert ui.api.run(IMAGE, run_id)["state"] not in ENDED
