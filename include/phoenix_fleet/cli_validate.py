@@ -67,6 +67,7 @@ class _Inspection:
         for fleet in self.fleets.values():
             self._fleet(fleet)
         self._shared_backends()
+        self._dependencies()
         return self.found
 
     def _load(self) -> None:
@@ -196,6 +197,34 @@ class _Inspection:
             message = f"there is no environments/{fleet.environment}.yaml, only {', '.join(names)}."
             remedy = yamlmistakes.nearest(fleet.environment, names, f"Name one of those, or add it to {family.name}.")
             self._tell(path, ("environment",), message, remedy)
+
+    def _dependencies(self) -> None:
+        """A fleet waits for those it depends on, so each must exist and none may wait for itself in the end."""
+        known = {path.stem for path in self.project.fleet_files()}
+        for fleet in self.fleets.values():
+            path = fleet.home / f"{fleet.name}.yaml"
+            self._twice(path, "depends_on", fleet.depends_on)
+            for index, name in enumerate(fleet.depends_on):
+                location = ("depends_on", index)
+                if name not in known:
+                    remedy = yamlmistakes.nearest(name, sorted(known), "Add its file to fleets/.")
+                    self._tell(path, location, f"there is no fleet '{name}'.", remedy)
+                elif circle := self._circle(fleet.name, name):
+                    message = f"it would wait for itself: {' → '.join(circle)}."
+                    self._tell(path, location, message, "Let one of them not depend on the next.")
+
+    def _circle(self, start: str, first: str) -> list[str]:
+        """The way from ``start`` over ``first`` back to ``start``; empty if there is none."""
+        ways, seen = [[start, first]], {start}
+        while ways:
+            way = ways.pop()
+            if way[-1] == start:
+                return way
+            if way[-1] not in seen:
+                seen.add(way[-1])
+                fleet = self.fleets.get(way[-1])
+                ways += [[*way, name] for name in (fleet.depends_on if fleet else ())]
+        return []
 
     def _shared_backends(self) -> None:
         """Two fleets behind one backend would drain and terminate each other's capacity."""

@@ -29,6 +29,7 @@ from phoenix_fleet.configfields import (
     Portion,
     portion,
 )
+from phoenix_fleet.configfleet import Brake
 from phoenix_fleet.domain.errors import InvalidConfig
 from phoenix_fleet.domain.ladder import Rung
 from phoenix_fleet.domain.models import Component, Environment
@@ -36,6 +37,7 @@ from phoenix_fleet.domain.models import Component, Environment
 __all__ = [
     "Access",
     "Approval",
+    "Brake",
     "Build",
     "ComponentFile",
     "Drain",
@@ -247,6 +249,12 @@ class Fleet(Frozen):
         description="Replacements under way at once all stay within one of these: a zone, a hypervisor host, or "
         "anywhere. The next one begins when the one before is done. Default: zone.",
     )
+    depends_on: tuple[Name, ...] = Field(
+        (),
+        description="Fleets that must be whole for a replacement here to begin: no halted rollout, and as many in "
+        "service as their floor asks for. Default: none.",
+    )
+    brake: Brake = Field(default_factory=Brake)
     drain: Drain = Field(default_factory=Drain)
     timeouts: Timeouts = Field(default_factory=Timeouts)
     max_age: Duration = Field(timedelta(days=35), description="How old an instance may get. Default 35d.")

@@ -152,6 +152,28 @@ class TestValidate:
         result = phoenix("validate")
         assert "balancer: the fleet 'web-staging' is behind the same backend." in result.stderr
 
+    @pytest.mark.parametrize(
+        ("web", "staging", "expected"),
+        [
+            ("[web-stagin]", "[]", "depends_on.0: there is no fleet 'web-stagin'. Remedy: Did you mean 'web-staging'?"),
+            ("[web]", "[]", "depends_on.0: it would wait for itself: web → web."),
+            ("[web-staging]", "[web]", "depends_on.0: it would wait for itself: web → web-staging → web."),
+            ("[web-staging, web-staging]", "[]", "depends_on.1: 'web-staging' is here twice."),
+        ],
+    )
+    def test_a_fleet_depends_on_others_that_exist_and_never_on_itself(
+        self, phoenix: Phoenix, project: Project, web: str, staging: str, expected: str
+    ) -> None:
+        for name, text, others in (("web", FLEET, web), ("web-staging", STAGING, staging)):
+            (project.include / "fleets" / f"{name}.yaml").write_text(f"{text}depends_on: {others}\n")
+        result = phoenix("validate")
+        assert result.exit_code == 1
+        assert [line for line in result.stderr.splitlines() if "web.yaml:" in line and expected in line]
+
+    def test_depending_on_another_is_no_mistake(self, phoenix: Phoenix, project: Project) -> None:
+        (project.include / "fleets" / "web.yaml").write_text(f"{FLEET}depends_on: [web-staging]\n")
+        assert "depends_on" not in phoenix("validate").stderr
+
     def test_a_family_without_certify_values(self, phoenix: Phoenix, project: Project) -> None:
         (project.include / "images/base/environments/certify.yaml").unlink()
         assert "environments/certify.yaml: there is no such file." in phoenix("validate").stderr

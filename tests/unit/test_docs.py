@@ -16,6 +16,7 @@ from phoenix_fleet.domain.ladder import Rung
 from phoenix_fleet.domain.models import Backend, InstanceState
 from phoenix_fleet.domain.steps import Step
 from phoenix_fleet.domain.verdicts import Verdict
+from phoenix_fleet.rollout.progress import Alarm
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -57,6 +58,8 @@ def named_runbooks() -> set[str]:
     for name in found:
         if "{step}" in name:
             filled |= {name.replace("{step}", step) for step in Step}
+        elif "{alarm}" in name:
+            filled |= {name.replace("{alarm}", alarm) for alarm in get_args(Alarm)}
         elif re.search(r"\{stage(_name)?\}", name):
             filled |= {re.sub(r"\{\w+\}", stage, name) for stage in ("test", "certify", "stage")}
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,7 +60,8 @@ class OwnersNotifier(BaseNotifier):
         """The message for one failed task."""
         ti = context["ti"]
         remedy = error.remedy if isinstance(error, PhoenixError) else ""
-        runbook = remedy if remedy.startswith(RUNBOOKS) else f"{RUNBOOKS}/{self.runbook}.md"
+        named = re.search(rf"{RUNBOOKS}/[a-z-]+\.md", remedy)
+        runbook = named[0] if named else f"{RUNBOOKS}/{self.runbook}.md"
         machine, step = context.get("machine") or "", context.get("step") or ti.task_id
         base = os.environ.get("PHOENIX_RUNBOOKS_URL", "")
         return Alert(

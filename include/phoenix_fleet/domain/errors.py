@@ -20,6 +20,7 @@
     │   └── BuildFailed           Packer, or what it ran, failed
     └── TransientError            the same call may work later
         ├── Unavailable           the other side does not answer, or says "not now"
+        │   └── Blind             no complete view of the fleet, so nothing may follow from it
         ├── Throttled             the other side asks to slow down: never a sign of bad health
         ├── CapacityExhausted     the platform has no room for another instance
         ├── Busy                  another holder is at it; wait for one's turn
@@ -109,6 +110,10 @@ class TransientError(PhoenixError):
 
 class Unavailable(TransientError):
     """The other side does not answer, or answers "not now"."""
+
+
+class Blind(Unavailable):
+    """There is no complete view of the fleet: a read failed, or what it gave cannot be true."""
 
 
 class Throttled(TransientError):

@@ -110,6 +110,10 @@ class Observed:
         """How many carry one of those slots and are not gone for certain."""
         return self.tally.living_in(slots)
 
+    def serving_slots(self, slots: frozenset[str]) -> int:
+        """In how many of those slots something is in service."""
+        return self.tally.serving_slots(slots)
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:

@@ -35,6 +35,7 @@ __all__ = [
     "check_domain",
     "check_floor",
     "check_surge",
+    "check_whole",
     "find_fault",
     "in_flight_limit",
     "may_begin",
@@ -242,6 +243,13 @@ def check_floor(
     if found.zone and observed.serving_in(found.zone) - itself + arriving == 0:
         return Decision(False, f"it is the last healthy one in zone {found.zone}, so it stays whatever the budget says")
     return Decision(True, f"{others} of {size} are in service without it, and the floor is {floor}")
+
+
+def check_whole(shape: FleetShape, observed: Seen) -> Decision:
+    """Whether as many of the fleet are in service as it must always have."""
+    serving, floor = observed.serving_count(), shape.size - min(shape.size, shape.budget.max_unavailable)
+    told = f"{serving} of {shape.size} are in service, and its floor is {floor}"
+    return Decision(serving >= max(1, floor), told)
 
 
 def may_begin(shape: FleetShape, view: SlotView, observed: Seen) -> Decision:

@@ -65,12 +65,18 @@ class Seen(Protocol):
         """How many carry one of those slots and are not gone for certain."""
         ...
 
+    def serving_slots(self, slots: frozenset[str]) -> int:
+        """In how many of those slots something is in service."""
+        ...
+
 
 class Tally:
     """A fleet as seen last, machine by machine. Not thread-safe."""
 
     __slots__ = (
         "_backends",
+        "_lit",
+        "_lit_within",
         "_living",
         "_machines",
         "_missing",
@@ -93,8 +99,10 @@ class Tally:
         self._versions: Counter[str] = Counter()
         self._missing: Counter[str] = Counter()
         self._within: frozenset[str] | None = None
-        """The slots that ``_living`` was counted in; None before anybody asked."""
-        self._living = 0
+        """The slots that ``_living`` and ``_lit_within`` were counted in; None before anybody asked."""
+        self._living = self._lit_within = 0
+        self._lit: Counter[str] = Counter()
+        """How many serve, by slot."""
 
     @classmethod
     def of(cls, instances: Iterable[Instance], backends: Mapping[str, BackendStatus]) -> Tally:
@@ -131,12 +139,22 @@ class Tally:
             self._serving += by
             self._zones[instance.zone] += by
             self._versions[instance.version] += by
+            self._light(instance.slot, by)
         elif instance.state not in _LEAVING:
             self._missing[instance.version] += by
         if instance.state not in _LEAVING:
             self._standing[instance.zone] += by
         if self._within is not None and _lives(instance, self._within):
             self._living += by
+
+    def _light(self, slot: str, by: int) -> None:
+        before, after = self._lit[slot], self._lit[slot] + by
+        if after:
+            self._lit[slot] = after
+        else:
+            del self._lit[slot]
+        if self._within is not None and slot in self._within:
+            self._lit_within += bool(after) - bool(before)
 
     # What decisions ask
 
@@ -182,10 +200,19 @@ class Tally:
 
     def living_in(self, slots: frozenset[str]) -> int:
         """How many carry one of those slots and are not gone for certain; counted anew only for other slots."""
+        self._ask_within(slots)
+        return self._living
+
+    def serving_slots(self, slots: frozenset[str]) -> int:
+        """In how many of those slots something is in service; counted anew only for other slots."""
+        self._ask_within(slots)
+        return self._lit_within
+
+    def _ask_within(self, slots: frozenset[str]) -> None:
         if slots is not self._within:
             self._within = slots
             self._living = sum(_lives(each, slots) for each in self._machines.values())
-        return self._living
+            self._lit_within = sum(slot in slots for slot in self._lit)
 
 
 def _lives(instance: Instance, slots: frozenset[str]) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from phoenix_fleet.domain import planner
+from phoenix_fleet.domain.errors import Blind
 from phoenix_fleet.domain.fleets import Decision, Observed, SlotView
-from phoenix_fleet.domain.models import Instance
+from phoenix_fleet.domain.models import Instance, InstanceState
 from phoenix_fleet.domain.steps import Step
-from phoenix_fleet.rollout import retiring
+from phoenix_fleet.rollout import neighbours, retiring
 from phoenix_fleet.rollout.planning import artefact_of, good_enough, target_of
-from phoenix_fleet.rollout.progress import LATER, Failing, Finished, Moved, Result, Waiting
+from phoenix_fleet.rollout.progress import LATER, PATIENCE, Failing, Finished, Moved, Result, Waiting
 from phoenix_fleet.rollout.replacement import Identity, Replacement
 
 
@@ -20,10 +21,13 @@ def check(work: Replacement) -> Result:
     Nothing is touched, but for instances left over in the slot, out of service, from attempts that came to no end.
     """
     work.deps.catalog.rollouts.holds(work.ticket)
+    observed = work.observe()
     if work.facts.get("surplus"):
         return _retire_surplus(work, Identity(**work.facts["surplus"]))
     check_image(work)
-    observed = work.observe()
+    if degraded := neighbours.find_degraded(work.deps):
+        return Waiting(degraded, PATIENCE, {"held_until": work.now.isoformat()}, patient=True)
+    _check_listing(work, observed)
     target = target_of(work.deps.catalog, work.fleet, work.image)
     view = planner.view_slot(work.shape, work.name, target, observed, work.now)
     if view.refused:
@@ -41,6 +45,19 @@ def check(work: Replacement) -> Result:
     if not decision.allowed:
         return Waiting(decision.reason, LATER)
     return _begin(work, view)
+
+
+def _check_listing(work: Replacement, observed: Observed) -> None:
+    """Return if the listing shows what was planned to go, or that has really gone meanwhile.
+
+    :raises Blind: the platform still has the instance and leaves it out of its listing.
+    """
+    planned = work.slot.old_instance
+    if not planned or observed.find(planned) is not None:
+        return
+    instance = work.see(planned)
+    if instance is not None and instance.slot == work.name and instance.state is not InstanceState.GONE:
+        raise Blind(f"{instance.name} is {instance.state} and was left out of the listing of {work.fleet.name}.")
 
 
 def _check_domain(work: Replacement, view: SlotView, observed: Observed) -> Decision:

@@ -35,6 +35,15 @@ class NamedGate:
 
 
 @dataclass(frozen=True)
+class Neighbour:
+    """A fleet that this one depends on, by its file as it is now, and what it is seen with."""
+
+    fleet: Fleet
+    platform: Platform
+    balancer: Balancer
+
+
+@dataclass(frozen=True)
 class Deps:
     """What the engine works with. Tests put fakes in; ``deps_for`` loads what the files name."""
 
@@ -53,6 +62,8 @@ class Deps:
     clock: Clock = field(default_factory=SystemClock)
     authorized_key: str = ""
     """Public SSH key that new instances accept, in OpenSSH's form; empty for none."""
+    neighbours: tuple[Neighbour, ...] = ()
+    """The fleets that must be whole for a replacement to begin."""
 
 
 def deps_for(
@@ -81,6 +92,14 @@ def deps_for(
         workdir=workdir,
         log=log,
         authorized_key=public_key(fleet.access, connections),
+        neighbours=tuple(neighbour_of(project.fleet(name), connections) for name in fleet.depends_on),
+    )
+
+
+def neighbour_of(fleet: Fleet, connections: Connections) -> Neighbour:
+    """That fleet with the drivers that its file names."""
+    return Neighbour(
+        fleet, load("platforms", fleet.platform, connections), load("balancers", fleet.balancer, connections)
     )
 
 

@@ -7,6 +7,7 @@ and the balancer, what may be done the planner decides. So any process with the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING
 from phoenix_fleet.config import Fleet, Project
 from phoenix_fleet.connections import Connections
 from phoenix_fleet.domain import planner
-from phoenix_fleet.domain.errors import PermanentError, Refused, StepFailed, TransientError
+from phoenix_fleet.domain.errors import Blind, PermanentError, Refused, StepFailed, TransientError
 from phoenix_fleet.domain.models import Image
 from phoenix_fleet.domain.planner import Target
 from phoenix_fleet.domain.steps import Step, order
 from phoenix_fleet.rollout import checking, coming_up, going_away, pending, undoing
 from phoenix_fleet.rollout.deps import Deps, deps_for
+from phoenix_fleet.rollout.eyes import watchful
 from phoenix_fleet.rollout.planning import frozen_fleet, observe, shape_of
 from phoenix_fleet.rollout.progress import LATER, Failing, Finished, Progress, Result, Waiting, plain, runbook, words
 from phoenix_fleet.rollout.replacement import Replacement
@@ -65,7 +67,7 @@ class Engine:
     """Carries out the replacements of one rollout. Safe to make anew at any moment."""
 
     def __init__(self, deps: Deps, fleet: Fleet, image: Image, rollout: RolloutRecord) -> None:
-        self.deps = deps
+        self.deps = replace(deps, platform=watchful(deps.platform), balancer=watchful(deps.balancer))
         self.fleet = fleet
         self.image = image
         self.rollout = rollout
@@ -76,7 +78,10 @@ class Engine:
         shape = shape_of(self.fleet)
         if shape.max_in_flight <= 1:
             return 1, "max_in_flight is 1"  # whatever the fleet looks like, so nobody needs to look
-        seen = observe(self.deps.platform, self.deps.balancer, self.fleet.name)
+        try:
+            seen = observe(self.deps.platform, self.deps.balancer, self.fleet.name)
+        except Blind as error:
+            return 1, f"there is no complete view of the fleet: {plain(error)}"
         under_way = [each.slot for each in self.deps.catalog.rollouts.under_way(self.rollout.id)]
         return planner.in_flight_limit(shape, Target(self.image.version), seen, under_way)
 
@@ -96,7 +101,7 @@ class Engine:
         if work.facts.get("failing"):
             return self._clean_up(work)
         try:
-            return self._settle(work, self._perform(work))
+            return self._look(work)
         except Failing as failing:
             return self._fail(work, failing)
 
@@ -115,11 +120,30 @@ class Engine:
             return slot
         return rollouts.slot(ticket.rollout_id, ticket.seq)
 
+    def _look(self, work: Replacement) -> Progress:
+        """Perform the step, if the fleet is to be seen; not seeing it takes nothing from the step's own time."""
+        try:
+            result = self._perform(work)
+        except Blind as error:
+            return self._blind(work, error)
+        if work.facts.get("blind_since"):
+            work.note(blind_since=None)
+        return self._settle(work, result)
+
+    def _blind(self, work: Replacement, error: Blind) -> Progress:
+        since, limit = work.since("blind_since"), self.fleet.brake.blind_for
+        if since is None:
+            work.note(blind_since=work.now.isoformat())
+        elif since >= limit:
+            reason = f"our own view is broken: no complete view of {self.fleet.name} for {words(limit)}: {plain(error)}"
+            raise Failing(reason, hands_off=True, alarm="blind")
+        return Progress("waiting", work.step, plain(error), LATER)
+
     def _perform(self, work: Replacement) -> Result:
         try:
             pending.settle(work)
             return STEPS[work.step](work)
-        except Refused:
+        except (Refused, Blind):
             raise
         except TransientError as error:
             return Waiting(plain(error), LATER)
@@ -131,13 +155,15 @@ class Engine:
         rollouts = self.deps.catalog.rollouts
         if isinstance(result, Waiting):
             limit = self._limit(work.step)
-            if work.elapsed > limit:
+            if work.elapsed > limit and not result.patient:
                 raise Failing(f"not done after {words(limit)}: {result.message}")
             if any(work.facts.get(name) != value for name, value in result.facts.items()):
                 work.note(**result.facts)
             return Progress("waiting", work.step, result.message, result.check_after)
         if isinstance(result, Finished):
             work.note(not_needed=result.message)
+        if work.facts.get("held_until"):
+            work.note(held_until=None)
         following = None if isinstance(result, Finished) else self._after(work.step)
         if following is None or isinstance(result, Finished):
             rollouts.finish(work.ticket)
@@ -176,7 +202,12 @@ class Engine:
         work.say(f"{work.step} failed: {failing.reason}")
         hands_off = failing.hands_off or self._is_going(work)
         work.note(
-            failing={"reason": failing.reason, "hands_off": hands_off, "postpone": failing.postpone},
+            failing={
+                "reason": failing.reason,
+                "hands_off": hands_off,
+                "postpone": failing.postpone,
+                "alarm": failing.alarm,
+            },
             failed_at=work.now.isoformat(),
         )
         return self._clean_up(work)
@@ -220,4 +251,6 @@ class Engine:
         else:
             rollouts.fail(work.ticket, work.step, reason)
         machine = f"{work.name} ({work.new.name})" if work.new else work.name
-        raise StepFailed(f"{machine}: {work.step} failed: {reason}.", remedy=f"See {runbook(work.step)}.")
+        raise StepFailed(
+            f"{machine}: {work.step} failed: {reason}.", remedy=f"See {runbook(work.step, failing.get('alarm') or '')}."
+        )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from phoenix_fleet.balancers.base import Balancer
 from phoenix_fleet.config import Fleet, portion
 from phoenix_fleet.domain import planner
+from phoenix_fleet.domain.brake import Brake
 from phoenix_fleet.domain.errors import NotOurs, Refused
 from phoenix_fleet.domain.ladder import Rung, has_reached
 from phoenix_fleet.domain.models import Artefact, Backend, BackendStatus, Image, Instance, InstanceState
@@ -34,6 +35,12 @@ def shape_of(fleet: Fleet) -> FleetShape:
         max_age=fleet.max_age,
         failure_domain=fleet.failure_domain,
     )
+
+
+def brake_of(fleet: Fleet) -> Brake:
+    """The fleet's brake in numbers."""
+    rule = fleet.brake
+    return Brake(portion(rule.share, fleet.size, up=False), rule.at_least, rule.blind_for)
 
 
 def freeze(fleet: Fleet) -> dict[str, Any]:

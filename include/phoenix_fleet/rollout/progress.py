@@ -14,6 +14,9 @@ SOON = timedelta(seconds=1)
 LATER = timedelta(seconds=5)
 """Between two looks at something that depends on others."""
 
+PATIENCE = timedelta(minutes=1)
+"""Between two looks at something that others must do, which may take hours."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -45,6 +48,8 @@ class Waiting:
     check_after: timedelta = SOON
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What must be remembered until then, whoever looks."""
+    patient: bool = False
+    """The step's limit does not run meanwhile: it waits for what others must do, however long that takes."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +62,28 @@ class Finished:
 Result = Moved | Waiting | Finished
 
 
+Alarm = Literal["meltdown", "blind"]
+
+
 class Failing(Exception):
     """A step cannot succeed any more; the engine cleans up, and then the rollout halts."""
 
-    def __init__(self, reason: str, *, hands_off: bool = False, postpone: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, hands_off: bool = False, postpone: bool = False, alarm: Alarm | None = None
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.hands_off = hands_off
         """Touch nothing: only a person can tell what is right now."""
         self.postpone = postpone
         """Clean up and come back to this slot at the end, instead of halting."""
+        self.alarm = alarm
+        """Not this replacement's own failure: nothing is done but that what was being drained serves again."""
 
 
-def runbook(step: Step) -> str:
-    """Path of the runbook for a failed step, within the project."""
-    return f"docs/runbooks/rollout-{step}-failed.md"
+def runbook(step: Step, alarm: str = "") -> str:
+    """Path of the runbook for a failed step or for an alarm, within the project."""
+    return f"docs/runbooks/rollout-{alarm}.md" if alarm else f"docs/runbooks/rollout-{step}-failed.md"
 
 
 def plain(error: Exception) -> str:

@@ -12,12 +12,13 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from phoenix_fleet.config import Fleet
-from phoenix_fleet.domain.errors import CapacityExhausted, NotFound, PhoenixError, Throttled, TransientError
+from phoenix_fleet.domain.brake import check_brake
+from phoenix_fleet.domain.errors import Blind, CapacityExhausted, NotFound, PhoenixError, Throttled, TransientError
 from phoenix_fleet.domain.models import Artefact, BackendStatus, Image, Instance, InstanceState, LaunchIntent
 from phoenix_fleet.domain.planner import FleetShape, Observed
 from phoenix_fleet.domain.steps import Step
 from phoenix_fleet.rollout.deps import Deps
-from phoenix_fleet.rollout.planning import observe, shape_of
+from phoenix_fleet.rollout.planning import brake_of, observe, shape_of
 from phoenix_fleet.rollout.progress import Failing
 
 if TYPE_CHECKING:
@@ -142,9 +143,10 @@ class Replacement:
 
     @property
     def elapsed(self) -> timedelta:
-        """How long the step has taken so far."""
-        started = self.slot.step_started_at
-        return self.now - started if started else timedelta()
+        """How long the step has taken so far, not counting what it waited patiently before that."""
+        started, held = self.slot.step_started_at, self.since("held_until")
+        passed = self.now - started if started else timedelta()
+        return passed if held is None else min(passed, held)
 
     def since(self, fact: str) -> timedelta | None:
         """How long ago the moment was that is remembered under that name; None if there is none."""
@@ -163,8 +165,24 @@ class Replacement:
     # What is seen
 
     def observe(self) -> Observed:
-        """The whole fleet, read now."""
-        return observe(self.deps.platform, self.deps.balancer, self.fleet.name)
+        """The whole fleet, read now.
+
+        :raises Blind: what was read cannot be true.
+        :raises Failing: so much of the fleet is out of service that nothing may be touched any more.
+        """
+        seen = observe(self.deps.platform, self.deps.balancer, self.fleet.name)
+        rollouts, rollout = self.deps.catalog.rollouts, self.rollout.id
+        excused = set(rollouts.unfilled(rollout))
+        if not self.shape.budget.max_surge:
+            # Without surge the old one goes before the new one comes, so those in hand are dark for a while.
+            excused |= {each.slot for each in rollouts.under_way(rollout) if each.step not in (None, Step.CHECK)}
+        expected = bool(seen.instances) or rollouts.is_expected(rollout)
+        braking = check_brake(self.shape, brake_of(self.fleet), seen, excused=excused, expected=expected)
+        if braking.state == "blind":
+            raise Blind(f"{braking.reason}.")
+        if braking.state == "meltdown":
+            raise Failing(braking.reason, alarm="meltdown")
+        return seen
 
     def see(self, instance_id: str) -> Instance | None:
         """That instance, read now; None if it is not to be seen, which does not prove that it is gone."""

@@ -26,6 +26,8 @@ def undo(work: Replacement) -> Waiting | Undone:
     """One look at the clean-up; safe to repeat. Waiting while it goes on."""
     if waiting := _bring_back(work):
         return waiting
+    if work.facts["failing"].get("alarm"):
+        return Undone()  # the next one to look at this slot adopts or retires what stands there
     new = work.new
     if new is None:
         found = _find_launched(work)

@@ -78,7 +78,7 @@ def letters(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_owners_get_a_letter(letters: list[str]) -> None:
-    error = StepFailed("web-03: <b>2</b> checks failed.", remedy="docs/runbooks/rollout-verify-failed.md")
+    error = StepFailed("web-03: <b>2</b> checks failed.", remedy="See docs/runbooks/rollout-verify-failed.md.")
     OwnersNotifier({"team": "shop", "email": "shop@example.org"}, "rollout-halted").notify(context(error))
     (letter,) = [email.message_from_string(each, policy=email.policy.default) for each in letters]
     assert (letter["To"], letter["From"]) == ("shop@example.org", "phoenix@example.org")
@@ -95,7 +95,7 @@ def context(error: BaseException) -> dict[str, Any]:
 
 
 def test_owners_are_told_machine_step_reason_and_runbook(received: Any) -> None:
-    error = StepFailed("web-03: 2 of 17 checks failed.", remedy="docs/runbooks/rollout-verify-failed.md")
+    error = StepFailed("web-03: 2 of 17 checks failed.", remedy="See docs/runbooks/rollout-verify-failed.md.")
     OwnersNotifier({"team": "shop", "webhook": "hook"}, "rollout-halted").notify(context(error))
     assert received == [
         {
