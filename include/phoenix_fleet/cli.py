@@ -145,6 +145,7 @@ def plan(
     """Dry run: look at the fleet now and show what a rollout would do to each slot, and why. Touches nothing."""
     from phoenix_fleet.rollout.deps import deps_for
     from phoenix_fleet.rollout.planning import draw_plan
+    from phoenix_fleet.rollout.waits import waits_of_plan
 
     project = _project(include)
     wanted = project.fleet(fleet)
@@ -152,7 +153,8 @@ def plan(
     with _catalog() as catalog, tempfile.TemporaryDirectory(prefix="phoenix-plan-") as folder:
         image = _image_for(catalog, wanted, version)
         deps = deps_for(project, wanted, catalog, connections, log=lambda line: None, workdir=Path(folder))
-        data = cli_show.plan_data(fleet, image, draw_plan(deps, wanted, image, only=tuple(slots or ())))
+        drawn = draw_plan(deps, wanted, image, only=tuple(slots or ()))
+        data = cli_show.plan_data(fleet, image, drawn, waits_of_plan(catalog, wanted, drawn))
     if as_json:
         _print_json(data)
     else:

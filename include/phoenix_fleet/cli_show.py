@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,8 +14,10 @@ from rich.text import Text
 
 from phoenix_fleet.config import Fleet
 from phoenix_fleet.domain.errors import NotFound
+from phoenix_fleet.domain.fleets import Plan
 from phoenix_fleet.domain.models import Image
-from phoenix_fleet.domain.planner import Plan
+from phoenix_fleet.domain.waits import Wait
+from phoenix_fleet.rollout.waits import waits_of
 
 if TYPE_CHECKING:
     from phoenix_fleet.catalog import Catalog
@@ -61,6 +64,8 @@ def fleet_status(catalog: Catalog, name: str, fleet: Fleet | None, now: datetime
     last = rollouts[0] if rollouts else None
     family = fleet.family if fleet else rollouts[0].family
     released = catalog.images.newest_released(family)
+    slots = catalog.rollouts.slots(last.id) if last else []
+    waits = {each.slot: each for each in (waits_of(catalog, last, slots, now) if last else ())}
     completed = next((each for each in rollouts if each.state == "done"), None)
     return {
         "fleet": name,
@@ -72,7 +77,7 @@ def fleet_status(catalog: Catalog, name: str, fleet: Fleet | None, now: datetime
         "outdated": bool(released and (completed is None or completed.version < released.version)),
         "max_age_days": fleet.max_age / timedelta(days=1) if fleet else None,
         "rollout": _rollout(last) if last else None,
-        "slots": [_slot(each) for each in catalog.rollouts.slots(last.id)] if last else [],
+        "slots": [_slot(each, waits.get(each.slot)) for each in slots],
     }
 
 
@@ -106,7 +111,7 @@ def _rollout(rollout: RolloutRecord) -> dict[str, Any]:
     }
 
 
-def _slot(slot: SlotRecord) -> dict[str, Any]:
+def _slot(slot: SlotRecord, wait: Wait | None) -> dict[str, Any]:
     return {
         "seq": slot.seq,
         "slot": slot.slot,
@@ -119,7 +124,32 @@ def _slot(slot: SlotRecord) -> dict[str, Any]:
         "old_instance": slot.old_instance or None,
         "new_instance": slot.new_instance or None,
         "seconds": slot.seconds,
+        **_wait(wait),
     }
+
+
+def _wait(wait: Wait | None) -> dict[str, Any]:
+    """Why a slot waits, and in how many seconds it will begin; nothing for one that does not wait."""
+    begins = wait.begins_in if wait else None
+    return {
+        "waits": wait.reason if wait else None,
+        "begins_in_seconds": round(begins.total_seconds()) if begins is not None else None,
+    }
+
+
+def _when(data: dict[str, Any]) -> str:
+    """When a waiting slot begins, for people."""
+    if data["waits"] is None:
+        return ""
+    seconds = data["begins_in_seconds"]
+    if seconds is None:
+        return "nobody can tell"
+    return "now" if not seconds else f"in about {_length(seconds)}"
+
+
+def _length(seconds: int) -> str:
+    minutes = math.ceil(seconds / 60)
+    return f"{seconds} s" if seconds < 120 else f"{minutes} min" if minutes < 120 else f"{round(minutes / 60)} h"
 
 
 def status_tables(status: dict[str, Any]) -> list[Table]:
@@ -143,10 +173,13 @@ def status_tables(status: dict[str, Any]) -> list[Table]:
     if status["slots"]:
         rows = [
             [each["seq"], each["slot"], each["wave"], each["state"], each["step"] or "", each["reason"],
-             each["message"] or "", "" if each["seconds"] is None else f"{each['seconds']:.1f}"]
+             each["message"] or "", "" if each["seconds"] is None else f"{each['seconds']:.1f}", each["waits"] or "",
+             _when(each)]
             for each in status["slots"]
         ]  # fmt: skip
-        tables.append(table("", ["#", "slot", "wave", "state", "step", "why", "message", "seconds"], rows))
+        tables.append(
+            table("", ["#", "slot", "wave", "state", "step", "why", "message", "seconds", "waits", "begins"], rows)
+        )
     return tables
 
 
@@ -174,13 +207,20 @@ def image_table(family: str, found: Sequence[dict[str, Any]]) -> Table:
     return table(family, ["version", "rung", "created", "digests", "reason"], rows)
 
 
-def plan_data(fleet: str, image: Image, plan: Plan) -> dict[str, Any]:
-    """A plan as plain data."""
+def plan_data(fleet: str, image: Image, plan: Plan, waits: Sequence[Wait] = ()) -> dict[str, Any]:
+    """A plan as plain data; ``waits`` says why each of its slots would wait, and how long."""
+    told = {each.slot: each for each in waits}
     return {
         "fleet": fleet,
         "version": str(image.version),
         "replace": [
-            {"slot": each.slot, "wave": each.wave, "reason": each.reason, "old_instance": each.old_instance or None}
+            {
+                "slot": each.slot,
+                "wave": each.wave,
+                "reason": each.reason,
+                "old_instance": each.old_instance or None,
+                **_wait(told.get(each.slot)),
+            }
             for each in plan.slots
         ],
         "up_to_date": dict(plan.up_to_date),
@@ -192,12 +232,14 @@ def plan_data(fleet: str, image: Image, plan: Plan) -> dict[str, Any]:
 def plan_table(data: dict[str, Any]) -> Table:
     """A plan for people."""
     rows: list[list[object]] = [
-        [each["slot"], "replace", each["wave"], each["reason"], each["old_instance"] or ""] for each in data["replace"]
-    ]
+        [each["slot"], "replace", each["wave"], each["reason"], each["old_instance"] or "", each["waits"] or "",
+         _when(each)]
+        for each in data["replace"]
+    ]  # fmt: skip
     for key, word in (("up_to_date", "leave"), ("refused", "refuse"), ("strays", "stray")):
-        rows += [[name, word, "", why, ""] for name, why in data[key].items()]
+        rows += [[name, word, "", why, "", "", ""] for name, why in data[key].items()]
     title = f"{data['fleet']} to {data['version']}: {len(data['replace'])} replacements"
-    return table(title, ["slot", "what", "wave", "why", "instance"], rows)
+    return table(title, ["slot", "what", "wave", "why", "instance", "waits", "begins"], rows)
 
 
 def _moment(moment: datetime | None) -> str | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,13 @@ def test_the_file_of_the_fleet_is_frozen_with_its_rollout(stage: Stage) -> None:
     assert frozen_fleet(rollout, changed).model_dump() == scene.fleet.model_dump()
     assert frozen_fleet(rollout, changed).home == changed.home
     assert freeze(frozen_fleet(rollout, changed)) == dict(rollout.settings)
+
+
+def test_a_file_that_was_kept_and_cannot_be_read_is_told(stage: Stage) -> None:
+    scene = stage()
+    rollout = replace(scene.open(), settings={"fleet": "web"})
+    with pytest.raises(errors.InvalidConfig, match=r"rollout 1 of web was opened with cannot be read.*at family"):
+        frozen_fleet(rollout, scene.fleet)
 
 
 def connections(folder: Path, key: str = KEY) -> Callable[[str], Connection]:

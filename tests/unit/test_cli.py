@@ -308,6 +308,21 @@ class TestCatalogCommands:
         assert result.exit_code == 2
         assert "this is not YAML" in result.stderr
 
+    def test_every_slot_that_waits_has_a_reason_and_an_estimate(self, phoenix: Phoenix, catalog: Catalog) -> None:
+        release(catalog)
+        open_rollout(catalog)
+        slots = json.loads(phoenix("status", "web", "--json").stdout)["slots"]
+        waiting = [each for each in slots if each["state"] == "waiting"]
+        assert [each["waits"] for each in waiting][:1] == ["it is next"]
+        assert all(each["waits"] and each["begins_in_seconds"] is not None for each in waiting)
+        shown = phoenix("status", "web").stdout
+        assert "it is next" in shown
+        assert "now" in shown
+        catalog.rollouts.halt("web", actor="alice", reason="looks wrong")
+        slots = json.loads(phoenix("status", "web", "--json").stdout)["slots"]
+        assert {each["waits"] for each in slots} == {"halted by alice: looks wrong"}
+        assert "nobody can tell" in phoenix("status", "web").stdout
+
     def test_an_unknown_fleet(self, phoenix: Phoenix, catalog: Catalog) -> None:
         result = phoenix("status", "wbe")
         assert result.exit_code == 2

@@ -94,6 +94,14 @@ class ReplaceOperator(BaseOperator):
         catalog.rollouts.renew(ticket, wait + LEASE)
         self.defer(trigger=PauseTrigger(wait.total_seconds()), method_name="resume_after_pause")
 
+    def _tell_turn(self, catalog: Catalog) -> None:
+        """Log what the first of this batch's slots waits for, and about how long; that is for people alone."""
+        from phoenix_fleet.rollout.waits import told_of
+
+        told = told_of(catalog, self.planned["rollout"], self.batch["label"].split("…")[0])
+        if told:
+            self.log.info("%s", told)
+
     def _draw(self, engine: Engine, catalog: Catalog, context: Any) -> Any:
         """A ticket; waits for one's turn for as long as a dead holder's lease can last.
 
@@ -122,4 +130,5 @@ class ReplaceOperator(BaseOperator):
                 if str(error) != said:
                     said = str(error)
                     self.log.info("%s waits: %s", self.batch["label"], said)
+                    self._tell_turn(catalog)
                 time.sleep(1)

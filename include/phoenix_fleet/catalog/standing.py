@@ -6,7 +6,7 @@ from sqlalchemy import or_, select
 
 from phoenix_fleet.catalog.database import Database
 from phoenix_fleet.catalog.records import SlotRecord, SlotState
-from phoenix_fleet.catalog.schema import SlotRow
+from phoenix_fleet.catalog.schema import RolloutRow, SlotRow
 from phoenix_fleet.domain.steps import Step
 
 
@@ -28,6 +28,18 @@ class SlotQueries:
         )
         with self._database.read() as session:
             return frozenset(session.scalars(query))
+
+    def recent_seconds(self, fleet: str, limit: int = 50) -> list[float]:
+        """How long the fleet's last replacements took, in seconds, the latest first; those not needed do not count."""
+        query = (
+            select(SlotRow)
+            .join(RolloutRow, RolloutRow.id == SlotRow.rollout_id)
+            .where(RolloutRow.fleet == fleet, SlotRow.state == SlotState.DONE, SlotRow.new_instance != "")
+            .order_by(SlotRow.finished_at.desc())
+        )
+        with self._database.read() as session:
+            took = (to_slot(row).seconds for row in session.scalars(query.limit(limit)))
+            return [seconds for seconds in took if seconds is not None]
 
     def is_expected(self, rollout_id: int) -> bool:
         """Whether the rollout found an instance when it was planned, or has brought one since."""

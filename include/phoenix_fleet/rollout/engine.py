@@ -157,18 +157,19 @@ class Engine:
             limit = self._limit(work.step)
             if work.elapsed > limit and not result.patient:
                 raise Failing(f"not done after {words(limit)}: {result.message}")
-            if any(work.facts.get(name) != value for name, value in result.facts.items()):
-                work.note(**result.facts)
+            # What holds up a replacement that has not begun is shown to whoever asks the catalog.
+            facts = {**result.facts, **({"held": result.message} if work.step is Step.CHECK else {})}
+            if any(work.facts.get(name) != value for name, value in facts.items()):
+                work.note(**facts)
             return Progress("waiting", work.step, result.message, result.check_after)
         if isinstance(result, Finished):
             work.note(not_needed=result.message)
-        if work.facts.get("held_until"):
-            work.note(held_until=None)
         following = None if isinstance(result, Finished) else self._after(work.step)
         if following is None or isinstance(result, Finished):
             rollouts.finish(work.ticket)
             return Progress("done", work.step, result.message)
-        rollouts.enter(work.ticket, following, new_instance=result.new_instance, facts=dict(result.facts))
+        over = {name: None for name in ("held", "held_until") if work.facts.get(name)}
+        rollouts.enter(work.ticket, following, new_instance=result.new_instance, facts={**over, **result.facts})
         return Progress("moved", work.step, result.message)
 
     def _after(self, step: Step) -> Step | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from phoenix_fleet.balancers.base import Balancer
 from phoenix_fleet.config import Fleet, portion
 from phoenix_fleet.domain import planner
 from phoenix_fleet.domain.brake import Brake
-from phoenix_fleet.domain.errors import NotOurs, Refused
+from phoenix_fleet.domain.errors import InvalidConfig, NotOurs, Refused
 from phoenix_fleet.domain.ladder import Rung, has_reached
 from phoenix_fleet.domain.models import Artefact, Backend, BackendStatus, Image, Instance, InstanceState
 from phoenix_fleet.domain.planner import FleetShape, Observed, Plan, Target
@@ -48,13 +50,23 @@ def freeze(fleet: Fleet) -> dict[str, Any]:
     return fleet.model_dump(mode="json")
 
 
-def frozen_fleet(rollout: RolloutRecord, fleet: Fleet) -> Fleet:
+def frozen_fleet(rollout: RolloutRecord, fleet: Fleet | None = None) -> Fleet:
     """The fleet as its file was when the rollout opened; ``fleet`` is the file as it is now, and says where it lies.
+
+    Without that, what it names by paths cannot be loaded; everything else is the same.
 
     :raises InvalidConfig: what was kept cannot be read any more.
     """
-    kept = Fleet.model_validate(_thaw(dict(rollout.settings)))
-    object.__setattr__(kept, "_home", fleet.home)
+    try:
+        kept = Fleet.model_validate(_thaw(dict(rollout.settings)))
+    except ValidationError as error:
+        raise InvalidConfig(
+            f"The fleet file that rollout {rollout.id} of {rollout.fleet} was opened with cannot be read any more: "
+            f"{error.error_count()} mistakes, the first at {'.'.join(map(str, error.errors()[0]['loc']))}.",
+            remedy="Cancel that rollout and open another one.",
+        ) from None
+    if fleet is not None:
+        object.__setattr__(kept, "_home", fleet.home)
     return kept
 
 
