@@ -12,7 +12,7 @@ from airflow.sdk import BaseOperator
 from phoenix_fleet.airflow import world
 from phoenix_fleet.airflow.process import LEASE, LeaseKeeper, die_with_parent
 from phoenix_fleet.airflow.triggers import PauseTrigger
-from phoenix_fleet.domain.errors import Busy, Fenced
+from phoenix_fleet.domain.errors import Busy, Fenced, Halted
 
 if TYPE_CHECKING:
     from phoenix_fleet.catalog import Catalog
@@ -77,15 +77,23 @@ class ReplaceOperator(BaseOperator):
             return None
         context["label"] = context["machine"] = ticket.slot
         self.log.info("%s: ticket %s of rollout %s, step %s", ticket.slot, ticket.token, ticket.rollout_id, ticket.step)
-        with LeaseKeeper(catalog, ticket):
-            while True:
-                progress = engine.advance(ticket)
-                context["step"] = str(progress.step)
-                self.log.info("%s: %s: %s", ticket.slot, progress.step, progress.message)
-                if progress.state == "done":
-                    return str(ticket.slot)
-                if progress.state == "waiting":
-                    self._pause(catalog, ticket, progress.check_after)
+        try:
+            with LeaseKeeper(catalog, ticket):
+                return self._bring_to_its_end(engine, catalog, ticket, context)
+        except Halted:
+            # This try ends here: whoever goes on after a resume need not wait out its lease.
+            catalog.rollouts.give_back(ticket)
+            raise
+
+    def _bring_to_its_end(self, engine: Engine, catalog: Catalog, ticket: Any, context: Any) -> str:
+        while True:
+            progress = engine.advance(ticket)
+            context["step"] = str(progress.step)
+            self.log.info("%s: %s: %s", ticket.slot, progress.step, progress.message)
+            if progress.state == "done":
+                return str(ticket.slot)
+            if progress.state == "waiting":
+                self._pause(catalog, ticket, progress.check_after)
 
     def _pause(self, catalog: Catalog, ticket: Any, wait: timedelta) -> None:
         if wait < DEFER_FROM:

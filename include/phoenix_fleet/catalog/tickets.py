@@ -71,6 +71,18 @@ class TicketStore(SlotQueries):
             row.lease_until = tx.now + lease
             return ticket
 
+    def give_back(self, ticket: Ticket) -> None:
+        """Let the lease run out now: its holder will not go on, and nobody has to wait for it.
+
+        The slot stays as it is, and so does the ticket until somebody draws a newer one; a stale one changes nothing.
+        """
+        with self._database.write() as tx:
+            try:
+                _, row = held(tx.session, ticket)
+            except Fenced:
+                return
+            row.lease_until = tx.now
+
     def holds(self, ticket: Ticket) -> None:
         """Return if the holder may go on.
 

@@ -123,6 +123,20 @@ def test_a_live_lease_is_respected_to_its_last_moment(catalog: Catalog, clock: M
         claim(catalog, rollout, holder="task-1/try-2")
 
 
+def test_a_lease_that_is_given_back_is_waited_for_by_nobody(catalog: Catalog, clock: ManualClock) -> None:
+    rollout = open_rollout(catalog)
+    ticket = must_claim(catalog, rollout)
+    catalog.rollouts.enter(ticket, Step.CONFIGURE)
+    catalog.rollouts.halt("web", actor="ada", reason="the shop rings")
+    catalog.rollouts.give_back(ticket)
+    catalog.rollouts.resume("web", actor="ada", reason="it was nothing")
+    again = must_claim(catalog, rollout, holder="task-1/try-2")
+    assert (again.slot, again.attempt, again.step) == (ticket.slot, ticket.attempt, Step.CONFIGURE)
+    catalog.rollouts.give_back(ticket)
+    with pytest.raises(Busy):
+        claim(catalog, rollout, holder="task-1/try-3")
+
+
 def test_an_expired_lease_is_taken_over_where_it_stood(catalog: Catalog, clock: ManualClock) -> None:
     rollout = open_rollout(catalog)
     stale = must_claim(catalog, rollout)
