@@ -76,7 +76,7 @@ def validate(include: Include = None, settings: Settings = None, as_json: AsJson
         for line in found.warnings:
             out.print(f"warning: {cli_show.clean(line)}", markup=False, style="yellow")
         told = f"{len(found.mistakes)} mistakes" if found.mistakes else "no mistakes"
-        typer.echo(f"{found.families} sound image families, {found.fleets} sound fleets: {told}.")
+        typer.echo(f"Image families: {found.families} sound. Fleets: {found.fleets} sound. In all: {told}.")
     if found.mistakes:
         raise typer.Exit(EXIT_FAILED)
 

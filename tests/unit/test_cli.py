@@ -88,7 +88,7 @@ class TestValidate:
     def test_a_sound_project(self, phoenix: Phoenix) -> None:
         result = phoenix("validate")
         assert result.exit_code == 0, result.output
-        assert result.stdout == "1 sound image families, 2 sound fleets: no mistakes.\n"
+        assert result.stdout == "Image families: 1 sound. Fleets: 2 sound. In all: no mistakes.\n"
         assert result.stderr == ""
 
     @pytest.mark.parametrize(
