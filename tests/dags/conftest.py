@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,10 @@ def shape_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bag(shape_project: Path) -> Iterator[Any]:
+def bag(shape_project: Path) -> Any:
     """The DAGs of that project."""
+    # Only while they are drawn: left for the session, every later test, the real Airflow among them, would see
+    # this project instead of its own.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PHOENIX_INCLUDE", str(shape_project))
-        yield load_dags()
+        return load_dags()

@@ -254,7 +254,9 @@ class _Server:
             operation=int(state["srv_op_state"]),
             admin=int(state["srv_admin_state"]),
             check_status=int(state["srv_check_status"]),
-            connections=max(int(use["used_cur"]), int(load["scur"]) + int(load["qcur"])),
+            # Not ``used_cur`` of ``show servers conn``: that counts HAProxy's own check under way as a connection, so
+            # a server whose checks are slow would never be drained. ``del server`` goes by sessions and queue too.
+            connections=int(load["scur"]) + int(load["qcur"]),
             ours=int(use["purge_delay"]) == _MARK,
         )
 
