@@ -71,7 +71,7 @@ class Demo:
 
     def _chain(self, api: AirflowApi, catalog: Catalog) -> None:
         window = str(older_version().window.next())
-        api.wait_for_dags([IMAGE_DAG, FLEET_DAG], seconds=60)
+        api.wait_for_dags([IMAGE_DAG, FLEET_DAG], seconds=180)
         follower = Follower(api, catalog, self.screen)
         run = self._refresh(api, follower, IMAGE_DAG, {"reason": "demo: this month's refresh", "window": window})
         if run.state == "success":
