@@ -11,8 +11,7 @@ _NEGLIGIBLE = 1e-18
 
 
 def failures_p_value(new: tuple[int, int], old: tuple[int, int], margin: float = 0.0) -> float:
-    """How likely so many failures, or more, are in the new ones if the odds there are not over ``1 + margin`` times the
-    odds in the old ones.
+    """How likely so many failures, or more, are in the new ones if their odds are at most ``1 + margin`` times the old.
 
     Fisher's exact test, one-sided: given the failures of both together, those of the new ones follow the hypergeometric
     distribution, with odds ratio ``1 + margin`` Fisher's non-central one (R. A. Fisher, *The logic of inductive

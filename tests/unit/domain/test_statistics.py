@@ -74,7 +74,8 @@ def test_mann_whitney_does_not_mind_the_scale_and_the_two_directions_agree(new: 
     assert greater_p_value([3 * x + 7 for x in new], [3 * x + 7 for x in old]) == pytest.approx(found, rel=1e-12)
     # Up to the continuity correction, which takes from both, one direction is what the other leaves.
     assert found + greater_p_value(old, new) >= 1 - 1e-12
-    assert greater_p_value([x + 1 for x in new], old) <= found + 1e-12
+    if min(new) > max(old):
+        assert found <= 0.5
 
 
 @pytest.mark.parametrize("side", [[], [float("nan")], [float("inf")]])
