@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from phoenix_fleet.balancers.base import Balancer
-from phoenix_fleet.config import Fleet, ImageFamily
+from phoenix_fleet.config import Fleet, ImageFamily, Project
 from phoenix_fleet.connections import Connections
 from phoenix_fleet.domain import reaping
 from phoenix_fleet.domain.clock import Clock, SystemClock
@@ -25,6 +25,7 @@ from phoenix_fleet.rollout import deps, gone
 from phoenix_fleet.rollout.eyes import watchful
 from phoenix_fleet.rollout.planning import observe
 from phoenix_fleet.rollout.progress import plain
+from phoenix_fleet.rollout.reaping_images import ImageReaper
 from phoenix_fleet.rollout.replacement import Identity, may_have_happened
 from phoenix_fleet.rollout.throwaway import FLEET as THROWAWAY
 
@@ -95,6 +96,24 @@ def throwaway_reaper_for(
     """The reaper of the throw-away instances on one of the family's platforms."""
     driver: Platform = deps.load("platforms", family.target(platform).platform, connections)
     return Reaper(driver, catalog, THROWAWAY, family=family.name, place=platform, log=log, rules=reaping.THROWAWAYS)
+
+
+def image_reaper_for(
+    project: Project,
+    family: str,
+    platform: str,
+    catalog: Catalog,
+    connections: Connections,
+    *,
+    log: Callable[[str], None],
+) -> ImageReaper:
+    """The reaper of the family's artefacts on one of its platforms.
+
+    :raises InvalidConfig: a fleet's file is wrong, so nobody knows what it may go back to.
+    """
+    driver: Platform = deps.load("platforms", project.family(family).target(platform).platform, connections)
+    fleets = [project.load_fleet(path) for path in project.fleet_files()]
+    return ImageReaper(driver, catalog, family, [each.name for each in fleets if each.family == family], log=log)
 
 
 class Reaper:
