@@ -421,7 +421,7 @@ def test_two_reapers_at_once_take_each_one_once(scene: Scene) -> None:
 
 
 def test_so_many_an_hour_whoever_asks(stage: Stage) -> None:
-    scene = stage(size=3, **QUICK)
+    scene = stage(max_surge="2", **QUICK)
     for slot in ("web-01", "web-02"):
         throw(scene, "rollout-90", fleet="web", slot=slot)
     rules = reaping.Rules(per_hour=1)

@@ -18,7 +18,8 @@ Stage = Callable[..., Scene]
 
 
 def reaper(scene: Scene) -> ImageReaper:
-    return ImageReaper(scene.platform, scene.catalog, "base", ["web"], log=scene.story.append, clock=scene.clock)
+    log = scene.story.append
+    return ImageReaper(scene.platform, scene.catalog, "base", ["web"], place="fake", log=log, clock=scene.clock)
 
 
 def rejected(scene: Scene, build: int = 2) -> Image:
@@ -44,7 +45,7 @@ def test_a_rejected_candidate_goes_after_a_week(scene: Scene) -> None:
     assert len(held(scene)) == 3
     assert reaper(scene).run().deleted == (f"registry/base@{digest_of(image.version)}",)
     assert held(scene) == [str(OLD), str(NEW)]
-    intents = scene.catalog.intents.list_intents("reap-base")
+    intents = scene.catalog.intents.list_intents("reap-base/fake")
     assert [(each.action, each.outcome) for each in intents] == [("delete_image", "done")]
     assert reaper(scene).run().lines() == []
 
@@ -95,6 +96,7 @@ def test_a_lost_reply_is_made_good_by_the_next_run(scene: Scene) -> None:
     scene.platform.lose_reply("delete_image")
     with pytest.raises(Unavailable):
         reaper(scene).run()
-    (intent,) = scene.catalog.intents.pending("reap-base")
+    (intent,) = scene.catalog.intents.pending("reap-base/fake")
     assert intent.outcome == "unknown"
     assert reaper(scene).run().lines() == []
+    assert scene.catalog.intents.pending("reap-base/fake") == []

@@ -113,7 +113,8 @@ def image_reaper_for(
     """
     driver: Platform = deps.load("platforms", project.family(family).target(platform).platform, connections)
     fleets = [project.load_fleet(path) for path in project.fleet_files()]
-    return ImageReaper(driver, catalog, family, [each.name for each in fleets if each.family == family], log=log)
+    takers = [each.name for each in fleets if each.family == family]
+    return ImageReaper(driver, catalog, family, takers, place=platform, log=log)
 
 
 class Reaper:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,13 +51,15 @@ class ImageReaper:
         family: str,
         fleets: Iterable[str],
         *,
+        place: str,
         log: Callable[[str], None],
         clock: Clock | None = None,
     ) -> None:
-        """Name what it works on; ``fleets`` are those that take the family's images."""
+        """Name what it works on: the fleets are those that take the family's images, the place is the platform."""
         self.platform = watchful(platform)
         self.catalog = catalog
         self.family = family
+        self.purpose = f"reap-{family}/{place}"
         self.fleets = tuple(fleets)
         self.log = log
         self.clock: Clock = clock or SystemClock()
@@ -67,16 +69,28 @@ class ImageReaper:
 
         :raises Blind: the platform gives no complete list.
         """
-        listed = self.platform.list_images(self.family)  # before the catalog: what is built meanwhile is not in it
+        return Deleted(self._decide(self.platform.list_images(self.family)))
+
+    def _decide(self, listed: Sequence[tuple[Artefact, Mapping[str, str]]]) -> LeftImages:
+        # The platform was listed before the catalog is read, so what is built meanwhile is not among the listed.
         images = self.catalog.images.list_images(self.family)
-        return Deleted(decide_images(listed, images, self._needed(images), self.clock.now()))
+        return decide_images(listed, images, self._needed(images), self.clock.now())
+
+    def _settle(self, listed: Sequence[tuple[Artefact, Mapping[str, str]]]) -> None:
+        """Close the intents of a run that died or did not hear the reply, where what it deleted is really gone."""
+        held = {artefact.reference for artefact, _ in listed}
+        for intent in self.catalog.intents.pending(self.purpose):
+            if listed and intent.target not in held:
+                self.catalog.intents.outcome(intent.id, "done", {"seen_later": "it is not listed any more"})
 
     def run(self) -> Deleted:
         """Delete what is due; safe to run again after a crash, since deleting what is gone is success.
 
         :raises PhoenixError: a call failed; what is left is for the next run.
         """
-        found = self.look().found
+        listed = self.platform.list_images(self.family)
+        found = self._decide(listed)
+        self._settle(listed)
         deleted: list[str] = []
         spared: list[tuple[str, str]] = []
         for artefact, image in found.due:
@@ -107,8 +121,7 @@ class ImageReaper:
             return f"{now} is {now.rung} now"
         intents = self.catalog.intents
         params = {"family": self.family, "version": str(image.version), "digest": artefact.digest}
-        purpose = f"reap-{self.family}"
-        intent = intents.begin("delete_image", artefact.reference, params, ticket=None, purpose=purpose)
+        intent = intents.begin("delete_image", artefact.reference, params, ticket=None, purpose=self.purpose)
         try:
             self.platform.delete_image(artefact)
         except PhoenixError as error:
