@@ -43,6 +43,8 @@ THROWAWAYS = Rules(at_least=10, share=0.0)
 """At rest every throw-away instance is left over, so a share says nothing: only their number does."""
 THROWAWAY_AGE = timedelta(hours=2)
 """A younger one may be in use: the longest test takes minutes."""
+SKEW = timedelta(minutes=5)
+"""So far ahead another worker's clock may be; a look from later than that tells nothing."""
 RUN_LIMIT = timedelta(hours=24)
 """An older one is left over even if its run's image still climbs: waiting for an approval needs no machine."""
 
@@ -237,7 +239,7 @@ def _reaping(found: _Found, memory: Memory, now: datetime, rules: Rules, suspici
 
 
 def _is_recent(memory: Memory, now: datetime, rules: Rules) -> bool:
-    return memory.at is not None and timedelta() < now - memory.at <= rules.longest_gap
+    return memory.at is not None and -SKEW <= now - memory.at <= rules.longest_gap
 
 
 def _age(instance: Instance, now: datetime) -> timedelta | None:
