@@ -88,6 +88,7 @@ def test_what_a_cancelled_rollout_left_goes_at_the_third_look(scene: Scene) -> N
     assert (first.told, second.told) == ((), ())
     assert third.told == (scene.platform.machines()[orphan]["name"],)
     assert terminated(scene) == [orphan]
+    assert scene.catalog.reaping.pending("web") == [], "the outcome is written down at once"
     assert len(scene.living()) == len(scene.serving()) == 3
     (last,) = hourly(scene, 1)
     assert last.found == reaping.Reaping()
