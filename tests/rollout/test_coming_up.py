@@ -82,6 +82,16 @@ def test_a_launch_that_was_not_answered_and_then_refused_is_searched_for(stage: 
     untouched(scene)
 
 
+def test_a_refused_launch_leaves_the_old_machine_alone_though_more_may_be_missing(stage: Stage) -> None:
+    """The budget would let it go, so nothing but the token keeps the clean-up from taking it for the new one."""
+    scene = stage(max_unavailable="2")
+    engine, ticket = reach(scene, Step.LAUNCH)
+    scene.platform.fail_next("launch", errors.InvalidSpec("that network is gone"))
+    assert "that network is gone" in failure(scene, engine, ticket)
+    untouched(scene)
+    assert not scene.platform.calls("terminate")
+
+
 def test_throttling_is_not_bad_health(stage: Stage) -> None:
     scene = stage()
     rollout = scene.open()
