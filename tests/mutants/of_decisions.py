@@ -86,7 +86,7 @@ MUTANTS = (
         "domain/planner.py",
         "if not observed.serves(found):",
         "if found.state is InstanceState.GONE:",
-        (f"{_PLANNER}test_the_new_one_must_serve_before_the_old_one_goes",),
+        (f"{_PLANNER}test_a_budget_is_no_excuse_for_a_new_one_that_does_not_serve",),
     ),
     Mutant(
         "remove-before-replace",

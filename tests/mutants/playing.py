@@ -105,6 +105,8 @@ def _test(project: Path, tests: Sequence[str], log: Path, stop: bool) -> None:
         for number in (1, 2):
             os.dup2(out.fileno(), number)
     os.chdir(project)
+    # Processes forked so run no exit handlers: what tests leave for those goes away with the copy.
+    os.environ["TMPDIR"] = tempfile.tempdir = str(project)
     os.environ["PYTHONPATH"] = os.pathsep.join((str(project / PACKAGE.parent), str(project)))
     sys.path[:] = [each for each in sys.path if Path(each or ".").resolve() not in (PROJECT, PROJECT / PACKAGE.parent)]
     for module in [each for each in sys.modules if each.split(".")[0] in ("tests", "phoenix_fleet")]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from concurrent.futures import Future, ThreadPoolExecutor
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,7 @@ def test_there_are_enough_of_them_and_each_has_a_name() -> None:
             assert (PROJECT / "tests" / test.split("::")[0]).is_file(), test
 
 
+@pytest.mark.slow
 def test_the_copy_is_what_is_tested() -> None:
     """A mistake that keeps the package from being loaded at all is seen, and is not taken for caught."""
     broken = Mutant(
