@@ -1,6 +1,6 @@
 """Plays all mutants, or those named, and shows what noticed each.
 
-python -m tests.mutants [--report] [NAME …]      --report also writes docs/reports/mutants.md
+python -m tests.mutants [--report] [NAME …]      --report also brings docs/reports/mutants.md up to date
 """
 
 from __future__ import annotations
@@ -8,10 +8,9 @@ from __future__ import annotations
 import argparse
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tests.mutants.declared import MUTANTS, all_tests
-from tests.mutants.mutant import Mutant
 from tests.mutants.playing import PROJECT, Played, play_all, play_unchanged
 
 REPORT = PROJECT / "docs/reports/mutants.md"
@@ -39,37 +38,48 @@ def main() -> int:
     if control.exit_code:
         print(control.output)
     caught = sum(each.verdict == "caught" for each in played)
-    unchanged = "passes" if control.exit_code == 0 else f"FAILS (exit code {control.exit_code})"
-    print(f"{caught} of {len(played)} caught; unchanged it {unchanged}; {took:.0f} s")
+    unchanged = "passes" if control.exit_code == 0 else f"FAILS ({control.exit_code})"
+    print(f"{caught} of {len(played)} caught; unchanged, the package {unchanged} the same tests; {took:.0f} s")
     good = caught == len(played) and control.exit_code == 0
     if chosen.report:
         REPORT.parent.mkdir(exist_ok=True)
-        REPORT.write_text(_report(mutants, played, unchanged, took), encoding="utf-8")
+        REPORT.write_text(_report(played, unchanged, took), encoding="utf-8")
     return 0 if good else 1
 
 
-def _report(mutants: Sequence[Mutant], played: Sequence[Played], unchanged: str, took: float) -> str:
-    caught = sum(each.verdict == "caught" for each in played)
-    rows = [
-        f"| {mutant.name} | {mutant.promise} | `{mutant.file}` | {_told(one)} | {one.seconds:.1f} |"
-        for mutant, one in zip(mutants, played, strict=True)
-    ]
+def _report(played: Sequence[Played], unchanged: str, took: float) -> str:
+    """The page; of mutants that were not played now it keeps the rows that it has."""
+    rows = dict(_rows_before())
+    declared = {each.name: each for each in MUTANTS}
+    for one in played:
+        mutant = declared[one.name]
+        rows[one.name] = f"| {one.name} | {mutant.promise} | `{mutant.file}` | {_told(one)} | {one.seconds:.1f} |"
+    shown = [rows[name] for name in declared if name in rows]
+    missed = sum("| **" in row for row in shown)
     return "\n".join(
         [
             "# Mutants of the engine",
             "",
-            "Made by `python -m tests.mutants --report`. Each mutant is a mistake put on purpose into a copy of the",
-            "package; the tests must notice it. The promises are those of the engine, by number.",
+            "Made by `python -m tests.mutants --report`, and brought up to date for some by naming them. Each mutant",
+            "is a mistake put on purpose into a copy of the package; a test must notice it.",
             "",
-            f"**{caught} of {len(played)} caught.** Unchanged, the package {unchanged}. All in {took:.0f} s, two at a",
-            f"time, on {platform.system()} with Python {platform.python_version()}; the seconds depend on the machine.",
+            f"**{len(shown) - missed} of {len(shown)} caught.** Unchanged, the package {unchanged} the same tests.",
+            f"The last {len(played)} took {took:.0f} s, two at a time, on {platform.system()} with Python "
+            f"{platform.python_version()}.",
             "",
             "| Mutant | Promise that it breaks | File | Caught by | Seconds |",
             "|---|---|---|---|--:|",
-            *rows,
+            *shown,
             "",
         ]
     )
+
+
+def _rows_before() -> Iterator[tuple[str, str]]:
+    lines = REPORT.read_text(encoding="utf-8").splitlines() if REPORT.exists() else []
+    for line in lines:
+        if line.startswith("| "):
+            yield line.split(" | ")[0].removeprefix("| "), line
 
 
 def _told(one: Played) -> str:
