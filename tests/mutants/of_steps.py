@@ -241,7 +241,7 @@ MUTANTS = (
         "rollout/engine.py",
         "fleet = frozen_fleet(rollout, project.fleet(rollout.fleet))",
         "fleet = project.fleet(rollout.fleet)",
-        ("rollout/test_planning.py::test_the_engine_of_a_project_on_files",),
+        ("rollout/test_planning.py::test_the_engine_goes_by_the_file_as_it_was_kept",),
     ),
     Mutant(
         "wall-clock-in-the-engine",
