@@ -257,7 +257,7 @@ MUTANTS = (
         "rollout/engine.py",
         "return Waiting(plain(error), LATER)",
         "raise Failing(plain(error)) from error",
-        (f"{_UP}test_throttling_is_not_bad_health",),
+        (f"{_UP}test_a_throttled_call_is_made_again",),
     ),
     Mutant(
         "revoked-image-launched",

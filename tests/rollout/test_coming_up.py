@@ -104,6 +104,17 @@ def test_throttling_is_not_bad_health(stage: Stage) -> None:
     scene.check_at_rest()
 
 
+def test_a_throttled_call_is_made_again(stage: Stage) -> None:
+    """Reads that are throttled are a broken view; a call that is throttled has simply not been made yet."""
+    scene = stage(size=1)
+    rollout = scene.open()
+    for driver, methods in ((scene.platform, ("launch", "terminate")), (scene.balancer, ("admit", "drain"))):
+        for method in methods:
+            driver.fail_next(method, errors.Throttled("slow down."))
+    assert scene.run(rollout).state is RolloutState.DONE
+    scene.check_at_rest()
+
+
 def test_nothing_is_launched_beyond_the_surge(stage: Stage) -> None:
     scene = stage()
     engine, ticket = reach(scene, Step.LAUNCH)
