@@ -44,7 +44,7 @@ class Chaos:
         self.scene.strict = True
         self.foreign = [
             self.scene.platform.add_foreign("web-01-9", fleet="web", slot="web-01", version=str(OLD), token="t"),
-            self.scene.platform.add_foreign("web-02-copy", owner="phoenix-fleet", fleet="web", slot="web-02"),
+            self.scene.platform.add_foreign("web-02-copy", owner="", fleet="web", slot="web-02"),
         ]
         self.file = self.scene.fleet
         self.beginning: Snapshot = self.scene.snapshot()
@@ -184,6 +184,7 @@ class Chaos:
     def check(self) -> None:
         """After every step; what must hold at the moment of a call the scene itself checks at every call."""
         scene = self.scene
+        assert not scene.violations, scene.violations
         machines = scene.platform.machines()
         touched = {call.subject for call in scene.platform.calls("terminate")}
         assert not touched & set(self.foreign), "a machine that is not ours was terminated"

@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,8 @@ class Scene:
         """What a test wants to happen at every call: (before or after, method, subject)."""
         self.strict = False
         """Whether every call that changes something must be meant by whoever holds the ticket at that moment."""
+        self.violations: list[str] = []
+        """What did not hold at some call."""
         self.raised = False
         """Whether the curtain is up: from then on every call is held against the invariants."""
         self.configurator = fake_configurator.Driver(fake_configurator.Settings(), no_connections)
@@ -275,7 +277,24 @@ class Scene:
 
     # What must hold at every call
 
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        # The engine takes what a driver raises for the driver's own mistake, so a violation must not be lost in it.
+        try:
+            yield
+        except AssertionError as error:
+            self.violations.append(str(error))
+            raise
+
     def _on_platform(self, position: str, method: str, subject: str) -> None:
+        with self._kept():
+            self._check_platform(position, method, subject)
+
+    def _on_balancer(self, position: str, method: str, subject: str) -> None:
+        with self._kept():
+            self._check_balancer(position, method, subject)
+
+    def _check_platform(self, position: str, method: str, subject: str) -> None:
         if self.raised and position == "before" and method == "terminate":
             self._may_lose(self.platform.machines()[subject]["name"], f"terminate {subject}")
         if self.raised and self.strict and position == "before":
@@ -284,7 +303,7 @@ class Scene:
         if self.raised and position == "after" and method == "launch":
             self._not_too_many()
 
-    def _on_balancer(self, position: str, method: str, subject: str) -> None:
+    def _check_balancer(self, position: str, method: str, subject: str) -> None:
         if self.raised and position == "before" and method in ("drain", "remove"):
             self._may_lose(subject, f"{method} {subject}")
         if self.raised and self.strict and position == "before":
@@ -308,7 +327,8 @@ class Scene:
         assert len(tokens) == len(set(tokens)), f"two machines carry the same token: {tokens}"
 
     def check_journals(self) -> None:
-        """Every call that changes something has an intent, and every intent has an outcome."""
+        """Every call that changes something has an intent, and every intent has an outcome; and nothing was broken."""
+        assert not self.violations, self.violations
         intents = self.catalog.intents.list_intents()
         meant = {(each.action, each.token if each.action == "launch" else each.target) for each in intents}
         meant |= {(each.action, each.params["name"]) for each in intents}
@@ -365,6 +385,7 @@ class Scene:
         self.configurator.applied = dict(snapshot.applied)
         self.on_call = lambda position, method, subject: None
         self.story.clear()
+        self.violations.clear()
         self.clock.advance(snapshot.now - self.clock.now())
         self.watch_on_the_wall.off = timedelta()
         self.holders = 100

@@ -172,8 +172,15 @@ class Replacement:
         """How long that has been so, seen now once more; nothing at the first look."""
         now = self.now
         since = self.counted_from(fact) or now
-        self.note(**seen_since(fact, since, now))
+        self.note_since(fact, since, now)
         return now - since
+
+    def note_since(self, fact: str, since: datetime, now: datetime) -> None:
+        """Remember since when that has been so, and that it was so just now: not at every look, but often enough."""
+        noted = self.facts.get(f"{fact}, last")
+        recent = noted and timedelta() <= now - datetime.fromisoformat(noted) < LONGEST_GAP / 3
+        if not recent or self.facts.get(fact) != since.isoformat():
+            self.note(**seen_since(fact, since, now))
 
     def note(self, **facts: Any) -> None:
         """Remember these facts before anything else happens, for whoever goes on from here."""

@@ -10,7 +10,7 @@ from phoenix_fleet.domain.models import Backend, Instance, InstanceState
 from phoenix_fleet.domain.planner import Decision
 from phoenix_fleet.rollout import gone
 from phoenix_fleet.rollout.progress import SOON, Failing, Waiting, pause, plain, words
-from phoenix_fleet.rollout.replacement import Identity, Replacement, seen_since
+from phoenix_fleet.rollout.replacement import Identity, Replacement
 
 ASK_AGAIN = timedelta(seconds=30)
 """An instance that still runs so long after its termination was asked for is asked again."""
@@ -44,7 +44,7 @@ def retire(
         return _forget(work, machine)
     if look.instance is None:
         now = work.now
-        work.note(**seen_since(missing, look.missing_since or now, now))
+        work.note_since(missing, look.missing_since or now, now)
         return Waiting(look.message, gone.MISSING_FOR)
     if work.facts.get(missing):
         work.note(**{missing: None})
