@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
+from phoenix_fleet.catalog import Catalog
+from tests.postgres import PostgresServer, postgres_server  # noqa: F401
 from tests.rollout.scene import Scene
+
+Where = Callable[[], str]
+"""Gives the URL of a new catalog; empty for the scene's own SQLite file."""
 
 MEMORY = Path("/dev/shm")  # noqa: S108
 
@@ -37,3 +42,31 @@ def stage(folder: Path) -> Iterator[Callable[..., Scene]]:
     yield make
     for scene in scenes:
         scene.catalog.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: PostgresServer) -> str:  # noqa: F811
+    """A database that is migrated already, to copy from."""
+    name = postgres_server.create_database()
+    with Catalog(postgres_server.url(name)) as catalog:
+        catalog.migrate()
+    return name
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def where(request: pytest.FixtureRequest) -> Iterator[Where]:
+    """Where the catalog is kept: the same tests run on both."""
+    if request.param == "sqlite":
+        yield lambda: ""
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    template = request.getfixturevalue("postgres_template")
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(server.create_database(template))
+        return server.url(made[-1])
+
+    yield make
+    for name in made:
+        server.drop_database(name)

@@ -39,17 +39,22 @@ class Matrix:
     @property
     def name(self) -> str:
         died = {1: "every crash", 2: "all pairs of crashes"}[self.crashes]
-        return f"{self.size} machines, {self.budget}: {died}" + (", lost replies" if self.lost else "")
+        machines = "machine" if self.size == 1 else "machines"
+        return f"{self.size} {machines}, {self.budget}: {died}" + (", lost replies" if self.lost else "")
 
 
 MATRICES = (
+    Matrix(1, "surge", 1),
+    Matrix(3, "surge", 1),
+    Matrix(3, "no surge", 1),
+    Matrix(5, "surge", 1),
+    Matrix(5, "no surge", 1),
+    Matrix(1, "surge", 2),
+    Matrix(3, "surge", 2),
+    Matrix(3, "no surge", 2),
     Matrix(1, "surge", 1, lost=True),
     Matrix(3, "surge", 1, lost=True),
     Matrix(3, "no surge", 1, lost=True),
-    Matrix(5, "surge", 1),
-    Matrix(5, "no surge", 1),
-    Matrix(3, "surge", 2),
-    Matrix(3, "no surge", 2),
 )
 
 

@@ -34,7 +34,12 @@ methods = st.sampled_from(
     ["launch", "terminate", "get_instance", "list_instances", "list_images", "admit", "drain", "remove", "state"]
 )
 failures = st.sampled_from(
-    [errors.Unavailable("away"), errors.TimedOut("slow"), errors.Throttled("slow down"), errors.CapacityExhausted("full")]
+    [
+        errors.Unavailable("away"),
+        errors.TimedOut("slow"),
+        errors.Throttled("slow down"),
+        errors.CapacityExhausted("full"),
+    ]
 )
 edits = st.sampled_from(
     [{"max_surge": "1", "max_unavailable": "0"}, {"max_surge": "0", "max_unavailable": "1"}, {"max_surge": "2"}]
@@ -147,10 +152,6 @@ def run(examples: int, *, random: bool = False) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
-
-
-def test_a_hundred_stories() -> None:
-    run(100)
 
 
 @pytest.mark.slow
