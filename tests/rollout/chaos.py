@@ -13,7 +13,7 @@ from phoenix_fleet.domain import errors
 from phoenix_fleet.domain.models import InstanceState
 from phoenix_fleet.domain.windows import Version
 from phoenix_fleet.rollout.engine import Engine
-from tests.rollout.scene import LEASE, NEW, OLD, Scene
+from tests.rollout.scene import LEASE, OLD, Scene
 from tests.rollout.snapshots import Snapshot
 from tests.rollout.worlds import QUICK
 

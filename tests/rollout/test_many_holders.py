@@ -23,7 +23,7 @@ from tests.rollout.strict import MUTATIONS
 from tests.rollout.worlds import QUICK
 
 Stage = Callable[..., Scene]
-RUNS = int(os.environ.get("PHOENIX_DUPLICATES", "6"))
+RUNS = int(os.environ.get("PHOENIX_DUPLICATES", "7"))
 """How many runs with engines that compete for real; each with 2 to 8 of them."""
 
 
@@ -85,9 +85,6 @@ def test_engines_that_compete_make_one_set_of_machines(stage: Stage, where: Wher
     fenced = 0
     for run in range(RUNS):
         scene = stage(url=where(), **QUICK)
-        stale: list[str] = []
-        guard = threading.Lock()
-        watch_for_stale_calls(scene, stale, guard)
         rollout = scene.open()
         competitors = [Competitor(scene, rollout, f"engine-{n}", 300, 100 * run + n) for n in range(2 + run % 7)]
         for each in competitors:
@@ -96,7 +93,7 @@ def test_engines_that_compete_make_one_set_of_machines(stage: Stage, where: Wher
             each.join()
         assert not [each.wrong for each in competitors if each.wrong]
         assert not scene.violations
-        assert stale == []
+        assert stale_intents(scene) == []
         assert scene.catalog.rollouts.complete(rollout.id).state is RolloutState.DONE
         scene.check_at_rest()
         launched = {call.subject for call in scene.platform.calls("launch")}
@@ -105,26 +102,24 @@ def test_engines_that_compete_make_one_set_of_machines(stage: Stage, where: Wher
     assert fenced, "nobody was ever overtaken, so nothing was tested"
 
 
-def watch_for_stale_calls(scene: Scene, stale: list[str], guard: threading.Lock) -> None:
-    """Note every call that changes something and whose intent was begun under a token that was stale by then.
+def stale_intents(scene: Scene) -> list[str]:
+    """Every intent that was begun under a token although a newer one had been drawn for its slot, by the chain.
 
-    Between the intent and the call a holder can be overtaken, which no catalog can prevent; that one call is covered
-    by its token (launch), or harmless because it names exactly what the next holder takes out, too.
+    What is left is the moment between an intent and its call: that one call is covered by its token (launch), or
+    names exactly what the next holder takes out, too.
     """
-
-    def called(position: str, method: str, subject: str) -> None:
-        if position != "before" or method not in MUTATIONS:
-            return
-        with guard:
-            meant = [
-                each
-                for each in scene.catalog.intents.list_intents()
-                if each.action == method and subject in (each.token, each.target, each.params.get("name"))
-            ]
-            if not meant:
-                stale.append(f"{method} {subject} was never meant")
-
-    scene.on_call = called
+    slot_of: dict[int, str] = {}
+    newest: dict[str, int] = {}
+    stale = []
+    for each in reversed(scene.catalog.events.list_events(limit=1_000_000)):
+        if each.kind in ("slot.claimed", "slot.reclaimed", "slot.taken_over"):
+            slot_of[each.payload["token"]] = each.subject
+            newest[each.subject] = each.payload["token"]
+        elif each.kind in ("intent.begun", "intent.repeated"):
+            fence = each.payload["fence"]
+            if fence != newest[slot_of[fence]]:
+                stale.append(f"{each.payload['action']} {each.payload['target']} under {fence}")
+    return stale
 
 
 @pytest.mark.slow
