@@ -30,18 +30,29 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(made, ignore_errors=True)
 
 
+def scenes(folder: Path, where: Where) -> Iterator[Callable[..., Scene]]:
+    """Makes scenes, and closes them in the end."""
+    made: list[Scene] = []
+
+    def make(**changes: Any) -> Scene:
+        made.append(Scene(folder / f"scene-{len(made)}", **{"url": where(), **changes}))
+        return made[-1].prepare()
+
+    yield make
+    for scene in made:
+        scene.catalog.close()
+
+
 @pytest.fixture
 def stage(folder: Path) -> Iterator[Callable[..., Scene]]:
     """Makes scenes: a prepared fleet on fakes, with the given changes to its file."""
-    scenes: list[Scene] = []
+    yield from scenes(folder, str)
 
-    def make(**changes: Any) -> Scene:
-        scenes.append(Scene(folder / f"scene-{len(scenes)}", **changes))
-        return scenes[-1].prepare()
 
-    yield make
-    for scene in scenes:
-        scene.catalog.close()
+@pytest.fixture
+def stage_anywhere(folder: Path, where: Where) -> Iterator[Callable[..., Scene]]:
+    """The same, on either database."""
+    yield from scenes(folder, where)
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +68,7 @@ def postgres_template(postgres_server: PostgresServer) -> str:  # noqa: F811
 def where(request: pytest.FixtureRequest) -> Iterator[Where]:
     """Where the catalog is kept: the same tests run on both."""
     if request.param == "sqlite":
-        yield lambda: ""
+        yield str
         return
     server: PostgresServer = request.getfixturevalue("postgres_server")
     template = request.getfixturevalue("postgres_template")

@@ -74,7 +74,7 @@ def test_a_lost_request_or_reply_of_any_call_and_then_a_crash(stage: Stage, budg
     exploration = Exploration(scene, crashes=1)
     counts = exploration.explore(scene.open(), sample=SAMPLE, seed=SEED, lost=True)
     print(f"\n{counts}, {exploration.lost} requests and replies lost")
-    assert exploration.lost > 100
+    assert exploration.lost > 90
 
 
 def test_pairs_of_crashes_on_three_machines_in_a_sample(stage: Stage) -> None:
@@ -84,7 +84,7 @@ def test_pairs_of_crashes_on_three_machines_in_a_sample(stage: Stage) -> None:
     counts = Exploration(scene, crashes=2).explore(scene.open(), sample=SAMPLE, seed=SEED)
     print(f"\nseed {SEED}: {counts}")
     assert counts.played == [1, SAMPLE, SAMPLE]
-    assert counts.points[1] > 10 * counts.points[0]
+    assert counts.points[1] > 5 * counts.points[0]
 
 
 def test_at_the_target_nothing_changes_any_more(stage: Stage) -> None:
