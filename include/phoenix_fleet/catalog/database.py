@@ -97,7 +97,8 @@ class Database:
         if self._clock is not None:
             return self._clock.now()
         # Not now(), which stands still from the beginning of the transaction: it may have waited for the lock since.
-        return session.execute(select(func.clock_timestamp())).scalar_one().astimezone(UTC)
+        told: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+        return told.astimezone(UTC)
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
