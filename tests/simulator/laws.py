@@ -52,7 +52,8 @@ class Laws:
         """How far what reads show may lag behind the truth now."""
         self.outsiders: set[str] = set()
         """Ids of machines that carry the fleet's marks and that no engine launched."""
-        self.checked = 0
+        self.ended: set[str] = set()
+        """Ids of machines that an engine has told to terminate."""
 
     def aim(self, version: str, digest: str, unfilled: frozenset[str]) -> None:
         """A rollout of that release has opened, with those slots empty."""
@@ -62,7 +63,6 @@ class Laws:
 
     def at_call(self, actor: Actor, method: str, subject: str, machine: Machine | None) -> None:
         """The call may be made, by everything that is true now."""
-        self.checked += 1
         ticket = actor.ticket
         _hold(ticket is not None, "I14", f"{actor.name} calls {method} without a ticket")
         assert ticket is not None
@@ -76,6 +76,8 @@ class Laws:
             self._may_launch(blur)
         elif method in TAKING and machine is not None:
             self._may_take(method, machine, blur)
+        if method == "terminate":
+            self.ended.add(subject)
 
     def _on_record(self, actor: Actor, method: str, subject: str) -> None:
         """I7, I14, I27: open, newest ticket, and an intent on record, all in the catalog itself."""
@@ -126,7 +128,10 @@ class Laws:
         return [
             each
             for each in self.world.roster.values()
-            if each.served and not each.down_by_us and each.down_since >= since and each.now.id not in self.world.serving
+            if each.served
+            and not each.down_by_us
+            and each.down_since >= since
+            and each.now.id not in self.world.serving
         ]
 
     def _may_launch(self, blur: float) -> None:
@@ -167,7 +172,9 @@ class Laws:
             waited = world.at - machine.drained_at
             forced = self.fleet.drain.policy == "force" or now.version == self.target
             enough = waited >= self.fleet.drain.limit.total_seconds() - 1e-6
-            _hold(forced and enough, "I25", f"{method} {now.name} cuts {machine.connections} sessions at {waited:.0f} s")
+            _hold(
+                forced and enough, "I25", f"{method} {now.name} cuts {machine.connections} sessions at {waited:.0f} s"
+            )
 
     def _replaced(self, method: str, machine: Machine, blur: float) -> None:
         """I5: its replacement runs the certified image and was healthy for the watch time."""
@@ -199,28 +206,34 @@ class Laws:
 
     # At rest
 
-    def at_rest(self) -> None:
-        """I9, I16: every slot has exactly one machine, on the release, in service; the balancer knows nobody else."""
+    def at_rest(self, refused: frozenset[str]) -> None:
+        """I9, I16: every slot has exactly one machine, on the release, in service; the balancer knows nobody else.
+
+        ``refused`` are slots that the plan itself says can get no replacement.
+        """
         world = self.world
         standing: dict[str, list[str]] = {}
         for each in world.machines.values():
             if each.ours and each.now.fleet == self.fleet.name and each.now.state.value != "gone":
                 standing.setdefault(each.now.slot, []).append(each.now.version)
         wrong = {slot: found for slot, found in sorted(standing.items()) if found != [self.target]}
+        wrong = {slot: found for slot, found in wrong.items() if not (slot in refused and len(found) == 1)}
         missing = [slot for slot in self.shape.slots if slot not in standing]
         _hold(not wrong and not missing, "I9", f"at rest there are {wrong}, and nothing in {missing}")
-        _hold(len(world.serving) == self.shape.size, "I16", f"only {sorted(world.serving)} serve at rest")
-        left = [each.now.name for each in world.machines.values() if each.now.state.value == "gone" and each.ours]
-        known = [name for name in left if self._server_of(name) is not Backend.ABSENT]
+        _hold(len(world.serving) >= self.shape.size, "I16", f"only {sorted(world.serving)} serve at rest")
+        # Servers of machines that others ended are for the audit to find: no engine has ever held them.
+        ended = [world.machines[key] for key in sorted(self.ended)]
+        known = [
+            each.now.name for each in ended if each.server is not Backend.ABSENT and each.now.state.value == "gone"
+        ]
         _hold(not known or not world.balanced, "I9", f"the balancer still knows {known}")
-
-    def _server_of(self, name: str) -> Backend:
-        return next(each.server for each in self.world.machines.values() if each.now.name == name)
 
     def journals(self, calls: list[tuple[str, str, str]]) -> None:
         """I21, I27: what was called is what was meant, and every intent has an outcome."""
         rows = self.raw.execute("SELECT purpose, action, target, token, outcome FROM intents").fetchall()
-        meant = {(purpose, action, token if action == "launch" else target) for purpose, action, target, token, _ in rows}
+        meant = {
+            (purpose, action, token if action == "launch" else target) for purpose, action, target, token, _ in rows
+        }
         stray = [call for call in calls if call not in meant]
         _hold(not stray, "I27", f"calls without an intent: {stray[:3]}")
         lost = [(action, target) for _, action, target, _, outcome in rows if outcome is None]

@@ -7,8 +7,8 @@ import heapq
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -18,9 +18,17 @@ from phoenix_fleet.balancers import none
 from phoenix_fleet.balancers.base import Balancer
 from phoenix_fleet.catalog.records import RolloutRecord, RolloutState
 from phoenix_fleet.config import Fleet
-from phoenix_fleet.domain.errors import Busy, Fenced, Halted, NotFound, PhoenixError, Refused, StepFailed, TransientError
-from phoenix_fleet.domain.errors import Unavailable
-from phoenix_fleet.domain.ladder import Rung
+from phoenix_fleet.domain.errors import (
+    Busy,
+    Fenced,
+    Halted,
+    NotFound,
+    PhoenixError,
+    Refused,
+    StepFailed,
+    TransientError,
+)
+from phoenix_fleet.domain.fleets import Plan
 from phoenix_fleet.domain.models import Backend, Environment, Instance, InstanceState
 from phoenix_fleet.domain.windows import Version, Window
 from phoenix_fleet.rollout.deps import Deps, NamedGate
@@ -38,6 +46,9 @@ LEASE = timedelta(seconds=60)
 MUTATING = ("launch", "admit", *TAKING)
 LONGEST = 3 * 24 * 3600.0
 """A seed that is not at rest after so long, in virtual seconds, never comes to rest."""
+BUSY_SECONDS = 30.0
+"""Between two tries of a holder whose turn it is not."""
+MOST_EVENTS = 100_000
 PATIENCE = 6
 """So many rollouts at most until the fleet is on its release."""
 
@@ -130,7 +141,7 @@ class Holder:
                 self.play.completed(self.rollout)
                 return None
         except Busy:
-            return 3 * self.play.scenario.quantum
+            return BUSY_SECONDS
         except Halted as error:
             self.play.halted(self, error)
             return None
@@ -138,7 +149,7 @@ class Holder:
             if self.catalog.rollouts.get(self.rollout.id).state is not RolloutState.OPEN:
                 return None
             self.wave = 0
-            return 3 * self.play.scenario.quantum
+            return BUSY_SECONDS
         self.actor.ticket, self.leased_at = ticket, self.play.clock.seconds
         self.play.say(f"{self.actor.name} takes {ticket.slot} at {ticket.step}")
         return 0.0
@@ -253,7 +264,9 @@ class Play:
         machine = self.world.born(now, fingerprint="seed", ours=True, by_engine=False)
         if by_hand:
             self.laws.outsiders.add(machine_id)
-            self.after(2.0, lambda: boot(self.world, machine, InstanceState.RUNNING, address, artefact_of(version).digest))
+            self.after(
+                2.0, lambda: boot(self.world, machine, InstanceState.RUNNING, address, artefact_of(version).digest)
+            )
         else:
             # What stands there has stood there for long: no lag hides it.
             machine.history[0] = (-(10.0**6), now, True)
@@ -340,7 +353,7 @@ class Play:
             self.after(60.0, self.open)
             return
         if not plan.slots:
-            self._at_rest(plan.lines())
+            self._at_rest(plan)
             return
         self.opened += 1
         if self.opened > PATIENCE:
@@ -423,8 +436,8 @@ class Play:
             self.troubles.calm()
             self.after(400.0, self._begin_again)
 
-    def _at_rest(self, lines: list[str]) -> None:
-        self.laws.at_rest()
+    def _at_rest(self, plan: Plan) -> None:
+        self.laws.at_rest(frozenset(slot for slot, _ in plan.refusals))
         self.say(f"at rest: {len(self.world.serving)} machines serve on {self.laws.target}")
         self.ending = "at rest"
 
@@ -438,7 +451,7 @@ class Play:
             self.after(0.0, self.open)
             while self.heap and not self.ending:
                 self.run_until(self.heap[0][0])
-                if self.clock.seconds > LONGEST:
+                if self.clock.seconds > LONGEST or self.ticks > MOST_EVENTS:
                     raise Violation("L: it never comes to rest")
             self._settle_accounts()
         except Violation as found:
@@ -486,9 +499,6 @@ def _nobody(conn_id: str) -> Any:
 
 def _short(error: Exception) -> str:
     return str(error.args[0] if error.args else type(error).__name__)
-
-
-__all__ = ["Crash", "Fenced", "Outcome", "Play", "Rung", "Unavailable", "contextmanager", "Iterator"]
 
 
 def play(seed: int, troubles: tuple[str, ...] | None = None, size: int | None = None) -> Outcome:

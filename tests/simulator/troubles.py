@@ -305,7 +305,9 @@ class Troubles:
         """The balancer's checks reach nobody: all look sick, and all serve."""
         begins = self.play.clock.seconds
         chance = self.rng.choice((0.6, 1.0))
-        self.weather.append(Weather("monitoring partition", begins, begins + self.rng.choice((60.0, 800.0)), chance, READS))
+        self.weather.append(
+            Weather("monitoring partition", begins, begins + self.rng.choice((60.0, 800.0)), chance, READS)
+        )
 
     def _clock_jumps(self) -> None:
         if self.play.holders:
