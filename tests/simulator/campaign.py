@@ -108,7 +108,7 @@ def commit() -> str:
     """The commit that was tried, and whether anything was changed since."""
     git = ["git", "-C", str(ROOT)]
     try:
-        told = subprocess.run([*git, "describe", "--always", "--dirty"], capture_output=True, text=True, check=True)  # noqa: S603
+        told = subprocess.run([*git, "describe", "--always", "--dirty"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return told.stdout.strip()
@@ -120,7 +120,7 @@ def report(tally: Tally) -> str:
     lines = [
         "# The last campaign of the simulator",
         "",
-        "Written by `scripts/simulate`. Every seed is one fleet replaced by the real engine over the real SQL, with the",
+        "Written by `scripts/simulate`. Each seed is one fleet replaced by the real engine over the real SQL, with the",
         "invariants judged by the truth of the fake world after every step and at every call.",
         "",
         "| What | Figure |",

@@ -19,8 +19,16 @@ from phoenix_fleet.domain.errors import (
     Unavailable,
 )
 from phoenix_fleet.domain.ladder import Rung
-from phoenix_fleet.domain.models import Artefact, Backend, BackendStatus, Environment, Instance, InstanceState
-from phoenix_fleet.domain.models import LaunchIntent, Subject
+from phoenix_fleet.domain.models import (
+    Artefact,
+    Backend,
+    BackendStatus,
+    Environment,
+    Instance,
+    InstanceState,
+    LaunchIntent,
+    Subject,
+)
 from phoenix_fleet.domain.verdicts import Measurement
 from phoenix_fleet.platforms.base import Platform
 from tests.simulator.datacentre import DataCentre, Machine

@@ -282,7 +282,7 @@ class Play:
         marks = ({"ours": False}, {"fleet": "web-2"}, {"ours": False, "fleet": "webs"})[number % 3]
         machine.served = False
         self.world.change(machine, **marks)
-        at, now, ours = machine.history.pop()
+        _, now, ours = machine.history.pop()
         machine.history[:] = [(-(10.0**6), now, ours)]
 
     def deps(self, holder: Holder) -> Deps:
@@ -426,7 +426,20 @@ class Play:
                 self.say(f"alice terminates {machine.now.name}")
                 self.world.tell_server(machine, Backend.ABSENT)
                 self.world.set_state(machine, InstanceState.GONE)
-        self.after(1.0, self.open)
+        self._admit_by_hand()
+        self.after(60.0, self.open)
+
+    def _admit_by_hand(self) -> None:
+        """Where the brake would stop every rollout, a person first lets what runs serve again."""
+        world = self.world
+        dark = [slot for slot in self.fleet.slots if not world.lit[slot]]
+        if len(dark) <= self.laws.brake.most:
+            return
+        for machine in list(world.roster.values()):
+            known = machine.ours and machine.now.fleet == self.fleet.name and machine.now.slot in dark
+            if known and machine.now.state is InstanceState.RUNNING and machine.server is not Backend.HEALTHY:
+                self.say(f"alice admits {machine.now.name}")
+                world.tell_server(machine, Backend.STARTING)
 
     def completed(self, rollout: RolloutRecord) -> None:
         """A rollout is done: whatever is still not right is a matter for the next one."""

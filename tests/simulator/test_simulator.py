@@ -52,7 +52,7 @@ def test_story(name: str) -> None:
 
 def hash_of(seed: int, hash_seed: str) -> str:
     """What another process, with another order of its sets, says of that seed."""
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-m", "tests.simulator", str(seed)],
         capture_output=True,
         text=True,
