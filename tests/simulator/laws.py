@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 TAKING = ("drain", "remove", "terminate")
 
 
-class Violation(AssertionError):
-    """An invariant does not hold."""
+class Violation(BaseException):
+    """An invariant does not hold. Nothing of the engine may catch it, so it is no ``Exception``."""
 
 
 @dataclass
@@ -57,6 +57,8 @@ class Laws:
 
     def aim(self, version: str, digest: str, unfilled: frozenset[str]) -> None:
         """A rollout of that release has opened, with those slots empty."""
+        if version != self.target:
+            self.revoked_at = None
         self.target, self.digest, self.excused = version, digest, unfilled
 
     # At every call that changes something

@@ -119,6 +119,8 @@ def draw(seed: int, rng: random.Random, troubles: tuple[str, ...] | None = None,
     surge, unavailable = rng.choice(
         (("1", "0"), ("1", "0"), ("1", "0"), ("1", "1"), ("0", "1"), ("2", "0"), ("10%", "10%"), ("0", "0"))
     )
+    if surge == "0" and size < 2 * max(1, zones) and rng.random() < 0.9:
+        surge = "1"  # without surge the last one of a zone never goes, and there is little more to tell
     return Scenario(
         seed=seed,
         size=size,
