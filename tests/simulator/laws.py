@@ -154,11 +154,13 @@ class Laws:
         recent = self._harmed(blur)
         serves = now.id in world.serving
         meant = machine.served and machine.down_by_us and machine.drained_at <= world.at
-        if serves or (meant and now.version != self.target):
+        # Of one that began to serve a moment ago no read can tell, so nobody can be asked to spare it.
+        known = not serves or machine.seen[-1][0] <= world.at - blur
+        if (serves and known) or (meant and now.version != self.target):
             left = len(world.serving) - serves + len(recent)
             _hold(left >= self.floor, "I3", f"{method} {now.name}: {left} would serve, and the floor is {self.floor}")
             _hold(left >= 1, "I4", f"{method} {now.name}, the last healthy one")
-        if serves:
+        if serves and known:
             near = world.by_zone[now.zone] - 1 + sum(each.now.zone == now.zone for each in recent)
             _hold(not now.zone or near >= 1, "I4", f"{method} {now.name}, the last healthy one in {now.zone}")
             if now.version != self.target and self.budget.max_surge:
