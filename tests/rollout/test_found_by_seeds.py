@@ -30,7 +30,9 @@ def test_a_balancer_that_lags_is_not_asked_every_second_and_loses_nobody_in_serv
     scene.balancer.lag(300)
     with pytest.raises(StepFailed, match="admit failed"):
         scene.run(rollout)
-    new = next(call.subject for call in scene.balancer.calls("admit") if call.at > scene.platform.calls("launch")[-1].at)
+    new = next(
+        call.subject for call in scene.balancer.calls("admit") if call.at > scene.platform.calls("launch")[-1].at
+    )
     made = [(call.method, call.subject) for call in scene.balancer.calls() if call.subject == new]
     assert 2 <= made.count(("admit", new)) <= 6, "at the start, and every half minute"
     assert made.index(("drain", new)) < made.index(("remove", new))
