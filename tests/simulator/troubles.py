@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 MUTATING = ("launch", "admit", "drain", "remove", "terminate")
 READS = ("get_instance", "list_instances", "state", "list_images")
 
+ELSEWHERE = ("empty listings", "catalog away")
+"""Weather that does not stop calls to the outside."""
+
 
 @dataclass(frozen=True)
 class Weather:
@@ -97,7 +100,7 @@ class Troubles:
 
     def _meet_weather(self, method: str) -> bool:
         for each in self.weather:
-            if each.kind == "empty listings" or not self._strikes(each, method):
+            if each.kind in ELSEWHERE or not self._strikes(each, method):
                 continue
             if each.kind == "lost replies":
                 return True
