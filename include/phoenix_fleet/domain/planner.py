@@ -51,7 +51,8 @@ LONG_AGO = datetime.min.replace(tzinfo=UTC)
 def plan(shape: FleetShape, target: Target, observed: Observed, now: datetime, only: Sequence[str] = ()) -> Plan:
     """What a rollout of ``target`` would do to the fleet; ``only`` limits it to those slots (none named: all).
 
-    Empty slots come first, then what is out of service; there nothing is lost. The others follow zone by zone, the
+    Where a new instance stands beside the old one already comes first: that gives back the room it takes. Empty slots
+    follow, then what is out of service; there nothing is lost. The others follow zone by zone, the
     zone of the oldest first, and within it host by host: what runs the wrong image before what is only too old,
     oldest first.
 
@@ -101,12 +102,13 @@ def _in_order(views: Sequence[SlotView], target: Target) -> list[SlotView]:
 
     def urgency(view: SlotView) -> _Urgency:
         old = view.old
-        if old is None:
-            return 0, LONG_AGO, "", LONG_AGO, "", False, LONG_AGO
+        if old is None or view.new is not None:
+            # What only has to take something out makes the room that launches elsewhere may be waiting for.
+            return (0 if old else 1), LONG_AGO, "", LONG_AGO, "", False, LONG_AGO
         if not view.serves:
-            return 1, LONG_AGO, old.zone, LONG_AGO, old.host, False, _born(old)
+            return 2, LONG_AGO, old.zone, LONG_AGO, old.host, False, _born(old)
         oldest = hosts[old.zone, old.host]
-        return 2, zones[old.zone], old.zone, oldest, old.host, not _wrong_image(old, target), _born(old)
+        return 3, zones[old.zone], old.zone, oldest, old.host, not _wrong_image(old, target), _born(old)
 
     return sorted(views, key=urgency)
 

@@ -13,7 +13,7 @@ from phoenix_fleet.rollout.progress import SOON, Failing, Waiting, pause, plain,
 from phoenix_fleet.rollout.replacement import Identity, Replacement
 
 ASK_AGAIN = timedelta(seconds=30)
-"""An instance that still runs so long after its termination was asked for is asked again."""
+"""What shows no sign so long after it was asked for is asked for again."""
 
 
 def retire(
@@ -91,7 +91,7 @@ def _take_traffic(
     if not work.has_balancer:
         return None
     status = work.status(instance)
-    if status.state is Backend.ABSENT:
+    if status.state is Backend.ABSENT and not _was_admitted(work, machine):
         return None
     drained = f"drained {machine.id}"
     noted = work.facts.get(drained)
@@ -112,6 +112,11 @@ def _take_traffic(
     except InUse as error:
         return None if cut else Waiting(plain(error), SOON)
     return None
+
+
+def _was_admitted(work: Replacement, machine: Identity) -> bool:
+    """Whether this attempt has let it into the balancer, whose reads may lag behind that: absent is no proof then."""
+    return bool(work.facts.get("admitted")) and work.new is not None and work.new.id == machine.id
 
 
 def _forget(work: Replacement, machine: Identity) -> Waiting | None:
