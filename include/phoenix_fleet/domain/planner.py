@@ -168,7 +168,8 @@ def _parse(instance: Instance) -> Version | None:
 
 def _keeps_newer(instance: Instance, target: Target) -> bool:
     version = _parse(instance)
-    return version is not None and version > target.version and version in target.acceptable
+    newer = version is not None and version > target.version
+    return newer and version in target.acceptable and version != target.undone
 
 
 def find_fault(instance: Instance, shape: FleetShape, target: Target, observed: Seen, now: datetime) -> str:
@@ -179,6 +180,8 @@ def find_fault(instance: Instance, shape: FleetShape, target: Target, observed: 
     """
     if wrong := _wrong_image(instance, target):
         return wrong
+    if instance.id in target.forced:
+        return "up to date, and replaced by order"
     if instance.launched_at is not None and now - instance.launched_at > shape.max_age:
         return f"older than {_age(shape.max_age)}"
     if not observed.serves(instance):
@@ -192,6 +195,8 @@ def _wrong_image(instance: Instance, target: Target) -> str:
     version = _parse(instance)
     if version is None:
         return f"unknown version: {instance.version!r}"
+    if version == target.undone and version in target.acceptable:
+        return f"rolled back: {version}"
     if version < target.version:
         return f"outdated: {version}"
     if version > target.version and version not in target.acceptable:

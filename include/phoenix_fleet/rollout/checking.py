@@ -20,7 +20,7 @@ def check(work: Replacement) -> Result:
 
     Nothing is touched, but for instances left over in the slot, out of service, from attempts that came to no end.
     """
-    work.deps.catalog.rollouts.holds(work.ticket)
+    work.deps.catalog.rollouts.may_begin(work.ticket)
     observed = work.observe()
     if work.facts.get("surplus"):
         return _retire_surplus(work, Identity(**work.facts["surplus"]))
@@ -28,7 +28,9 @@ def check(work: Replacement) -> Result:
     if degraded := neighbours.find_degraded(work.deps):
         return Waiting(degraded, PATIENCE, {"held_until": work.now.isoformat()}, patient=True)
     _check_listing(work, observed)
-    target = target_of(work.deps.catalog, work.fleet, work.image)
+    # Of a forced slot only what stood there when it was planned goes: what has come since is what was asked for.
+    forced = [work.slot.old_instance] if work.rollout.forced else []
+    target = target_of(work.deps.catalog, work.fleet, work.image, undone=work.rollout.undone, forced=forced)
     view = planner.view_slot(work.shape, work.name, target, observed, work.now)
     if view.refused:
         raise Failing(view.refused)
@@ -93,6 +95,8 @@ def check_image(work: Replacement) -> None:
     if not good_enough(now, work.fleet):
         why = f" ({now.reason})" if now.reason else ""
         raise Failing(f"{now} is {now.rung} now{why}, and {work.fleet.name} takes only {work.fleet.requires} images")
+    if blocked := work.deps.catalog.blocks.find(work.fleet.name, now.family, now.version):
+        raise Failing(f"{now} is blocked for {work.fleet.name} by {blocked.actor}: {blocked.reason}")
     bound, current = work.artefact, artefact_of(now, work.fleet)
     if bound.digest != current.digest:
         raise Failing(f"{now} is {current.digest} in the catalog now, and the rollout is bound to {bound.digest}")
