@@ -136,6 +136,8 @@ class Target:
     """The version that is rolled back: its instances go although they may be newer and good elsewhere."""
     forced: frozenset[str] = frozenset()
     """Ids of instances that go although they are up to date, because a person says so."""
+    returning: frozenset[str] = frozenset()
+    """Ids of instances that what is rolled back had taken traffic from: they come back rather than going."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from phoenix_fleet.domain import planner
 from phoenix_fleet.domain.errors import Blind
-from phoenix_fleet.domain.fleets import Decision, Observed, SlotView
+from phoenix_fleet.domain.fleets import Decision, Observed, SlotView, Target
 from phoenix_fleet.domain.models import Instance, InstanceState
 from phoenix_fleet.domain.steps import Step
 from phoenix_fleet.rollout import neighbours, retiring
@@ -28,9 +28,7 @@ def check(work: Replacement) -> Result:
     if degraded := neighbours.find_degraded(work.deps):
         return Waiting(degraded, PATIENCE, {"held_until": work.now.isoformat()}, patient=True)
     _check_listing(work, observed)
-    # Of a forced slot only what stood there when it was planned goes: what has come since is what was asked for.
-    forced = [work.slot.old_instance] if work.rollout.forced else []
-    target = target_of(work.deps.catalog, work.fleet, work.image, undone=work.rollout.undone, forced=forced)
+    target = _target(work)
     view = planner.view_slot(work.shape, work.name, target, observed, work.now)
     if view.refused:
         raise Failing(view.refused)
@@ -47,6 +45,15 @@ def check(work: Replacement) -> Result:
     if not decision.allowed:
         return Waiting(decision.reason, LATER)
     return _begin(work, view)
+
+
+def _target(work: Replacement) -> Target:
+    """What this slot is to be filled with, and what must not or need not go for it."""
+    catalog, rollout = work.deps.catalog, work.rollout
+    # Of a forced slot only what stood there when it was planned goes: what has come since is what was asked for.
+    forced = [work.slot.old_instance] if rollout.forced else []
+    returning = [catalog.rollouts.planned_old(rollout.undoes, work.name)] if rollout.undoes else []
+    return target_of(catalog, work.fleet, work.image, undone=rollout.undone, forced=forced, returning=returning)
 
 
 def _check_listing(work: Replacement, observed: Observed) -> None:

@@ -109,12 +109,19 @@ def artefact_of(image: Image, fleet: Fleet) -> Artefact:
 
 
 def target_of(
-    catalog: Catalog, fleet: Fleet, image: Image, *, undone: Version | None = None, forced: Collection[str] = ()
+    catalog: Catalog,
+    fleet: Fleet,
+    image: Image,
+    *,
+    undone: Version | None = None,
+    forced: Collection[str] = (),
+    returning: Collection[str] = (),
 ) -> Target:
     """What the rollout brings, and which newer versions may stay: those that the fleet could take now.
 
     :param undone: the version that is rolled back or got away from, and may not stay.
     :param forced: ids of instances that go even if they are up to date.
+    :param returning: ids of instances that a rollback puts back into service where it can.
     :raises Refused: the fleet may not take the image.
     """
     acceptable = {
@@ -122,7 +129,9 @@ def target_of(
         for each in catalog.images.list_images(fleet.family)
         if good_enough(each, fleet) and fleet.platform.name in each.artefacts
     }
-    return Target(image.version, artefact_of(image, fleet).digest, acceptable, undone, frozenset(forced))
+    return Target(
+        image.version, artefact_of(image, fleet).digest, acceptable, undone, frozenset(forced), frozenset(returning)
+    )
 
 
 def observe(platform: Platform, balancer: Balancer, fleet: str) -> Observed:
