@@ -78,6 +78,12 @@ def open_rollout(catalog: Catalog) -> int:
     ).id
 
 
+def replace_first(catalog: Catalog, rollout: int) -> None:
+    ticket = catalog.rollouts.claim(rollout, 0, "worker", lease=timedelta(minutes=5), max_in_flight=1)
+    assert ticket is not None
+    catalog.rollouts.finish(catalog.rollouts.enter(ticket, Step.WATCH, new_instance="new-1"))
+
+
 def fail_first(catalog: Catalog, rollout: int, reason: str = "2 checks failed") -> None:
     ticket = catalog.rollouts.claim(rollout, 0, "worker", lease=timedelta(minutes=5), max_in_flight=1)
     assert ticket is not None

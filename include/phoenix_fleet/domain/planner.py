@@ -134,9 +134,10 @@ def view_slot(shape: FleetShape, slot: str, target: Target, observed: Seen, now:
             refused=f"{faults[newer[-1].id]}, but on {newer[-1].version}, which is newer than {target.version}: "
             "never a downgrade",
         )
-    back = [instance for instance in bad if _comes_back(instance, target, observed)]
-    if back and len(back) < len(bad):
-        good, bad = [*good, *back], [instance for instance in bad if instance not in back]
+    back = [] if good else [instance for instance in bad if _comes_back(instance, target, observed)]
+    good, bad = [*good, *back], [instance for instance in bad if instance not in back]
+    if not bad:
+        return SlotView(slot, reason=f"{good[-1].name} was to be replaced and comes back into service", new=good[-1])
     old = next((instance for instance in bad if observed.serves(instance)), bad[-1])
     new = good[-1] if good else None
     reason = faults[old.id] if new is None else f"left over beside {new.name}: {faults[old.id]}"

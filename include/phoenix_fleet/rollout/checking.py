@@ -123,7 +123,7 @@ def _begin(work: Replacement, view: SlotView) -> Moved:
     if any(_domain(view.old)):
         facts["domain"] = list(_domain(view.old))
     planned = work.slot.old_instance
-    if planned and (view.old is None or view.old.id != planned):
+    if planned and planned not in [each.id for each in (view.old, view.new) if each]:
         work.say(f"{planned} was planned to go and no longer stands there")
     if view.new is not None:
         return Moved(
