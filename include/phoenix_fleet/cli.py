@@ -202,7 +202,7 @@ def rollback(
     with _catalog() as catalog:
         found = catalog.lifecycle.roll_back(fleet, to=Version.parse(to) if to else None, **who)
     typer.echo(
-        f"{found.family} {found.undone} is blocked for {fleet}; {len(found.slots)} slots go back to {found.version}."
+        f"{found.family} {found.undone} is blocked for {fleet}; {len(found.slots)} slots that it reached are to run {found.version}."
     )
     conf = {"rollback_of": found.undoes, "release": str(found.version), "reason": who["reason"]}
     typer.echo(cli_show.trigger_command(fleet, conf))

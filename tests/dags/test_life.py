@@ -129,7 +129,7 @@ def test_a_person_operates_by_name(world: World) -> None:
     assert (halted.state, halted.halted_by, halted.paused_by) == ("halted", "alice", "alice")
 
     told, runs = operates("rollback")
-    assert told.endswith("1 slots go back from 2026.11-1 to 2026.10-1.")
+    assert told.endswith("2 slots that 2026.11-1 reached are to run 2026.10-1.")
     conf = {"rollback_of": bad.id, "release": "2026.10-1", "reason": "a test (asked for by alice)"}
     assert runs == [{"trigger_dag_id": "fleet.shop", "conf": conf}]
 
@@ -142,6 +142,24 @@ def test_a_person_operates_by_name(world: World) -> None:
     assert world.catalog.blocks.list_blocks("shop") == []
     operates("cancel")
     assert world.catalog.rollouts.current("shop") is None
+
+
+def test_the_operate_dag_starts_the_runs_that_get_away(world: World) -> None:
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    world.release(NOW)
+    run = run_dag("operate", fleet="shop", action="revoke", release="2026.11-1", reason="CVE-2026-1")
+    assert (run.state, run.tasks["start"]) == ("success", ["success", "success"])
+    assert world.catalog.images.get("mini", Version.parse("2026.11-1")).rung == "revoked"
+    with create_session() as session:
+        asked = select(DagRun).where(DagRun.run_type == "operator_triggered", DagRun.state == "queued")
+        started = {each.dag_id: each.conf for each in session.scalars(asked)}
+    reason = "CVE-2026-1 (asked for by dag_test)"
+    assert started == dict.fromkeys(
+        ("fleet.shop", "fleet.shop-staging"), {"emergency": "2026.11-1", "reason": reason}
+    )
 
 
 def test_the_operate_dag_acts_and_then_starts_runs(bag: Any) -> None:

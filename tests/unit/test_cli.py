@@ -460,7 +460,7 @@ class TestLife:
         release(catalog)
         replace_first(catalog, open_rollout(catalog))
         told = phoenix("rollback", "web", *self.WHO).stdout.splitlines()
-        assert told[0] == "base 2026.11-1 is blocked for web; 1 slots go back to 2026.10-1."
+        assert told[0] == "base 2026.11-1 is blocked for web; 1 slots that it reached are to run 2026.10-1."
         conf = '{"rollback_of": 1, "release": "2026.10-1", "reason": "drops sessions"}'
         assert told[1] == f"Now start: airflow dags trigger fleet.web --conf '{conf}'"
         shown = json.loads(phoenix("status", "web", "--json").stdout)

@@ -143,7 +143,7 @@ def _simply(name: str) -> Callable[[Act], str]:
 def _rollback(doing: Act) -> str:
     to = Version.parse(doing.release) if doing.release else None
     found = doing.catalog.lifecycle.roll_back(doing.fleet.name, to=to, **doing.who)
-    return f" {len(found.slots)} slots go back from {found.undone} to {found.version}."
+    return f" {len(found.slots)} slots that {found.undone} reached are to run {found.version}."
 
 
 def _revoke(doing: Act) -> str:
