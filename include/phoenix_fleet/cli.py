@@ -201,9 +201,8 @@ def rollback(
     who = _who(actor, reason)
     with _catalog() as catalog:
         found = catalog.lifecycle.roll_back(fleet, to=Version.parse(to) if to else None, **who)
-    typer.echo(
-        f"{found.family} {found.undone} is blocked for {fleet}; {len(found.slots)} slots that it reached are to run {found.version}."
-    )
+    reached = f"{len(found.slots)} slots that it reached are to run {found.version}"
+    typer.echo(f"{found.family} {found.undone} is blocked for {fleet}; {reached}.")
     conf = {"rollback_of": found.undoes, "release": str(found.version), "reason": who["reason"]}
     typer.echo(cli_show.trigger_command(fleet, conf))
 

@@ -157,9 +157,8 @@ def test_the_operate_dag_starts_the_runs_that_get_away(world: World) -> None:
         asked = select(DagRun).where(DagRun.run_type == "operator_triggered", DagRun.state == "queued")
         started = {each.dag_id: each.conf for each in session.scalars(asked)}
     reason = "CVE-2026-1 (asked for by dag_test)"
-    assert started == dict.fromkeys(
-        ("fleet.shop", "fleet.shop-staging"), {"emergency": "2026.11-1", "reason": reason}
-    )
+    conf = {"emergency": "2026.11-1", "reason": reason}
+    assert started == {"fleet.shop": conf, "fleet.shop-staging": conf}
 
 
 def test_the_operate_dag_acts_and_then_starts_runs(bag: Any) -> None:
