@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,20 @@ from phoenix_fleet.balancers import fake as fake_balancer
 from phoenix_fleet.balancers import none
 from phoenix_fleet.balancers.base import Balancer
 from phoenix_fleet.catalog import Catalog
-from phoenix_fleet.catalog.records import RolloutRecord, RolloutState, SlotState, Ticket
+from phoenix_fleet.catalog.records import (
+    REFRESH,
+    Errand,
+    RolloutKind,
+    RolloutRecord,
+    RolloutState,
+    SlotState,
+    Ticket,
+)
 from phoenix_fleet.config import Fleet
 from phoenix_fleet.configurators import fake as fake_configurator
 from phoenix_fleet.connections import Connection
 from phoenix_fleet.domain.clock import ManualClock
-from phoenix_fleet.domain.errors import TransientError
+from phoenix_fleet.domain.errors import Busy, TransientError
 from phoenix_fleet.domain.ladder import CLIMB, Rung
 from phoenix_fleet.domain.models import Artefact, Backend, Environment, Image, InstanceState, LaunchIntent
 from phoenix_fleet.domain.windows import Version, Window
@@ -157,22 +165,46 @@ class Scene:
                 self.clock.advance(timedelta(seconds=1))
         return born.id
 
-    def open(self, run: str = "run-1", version: Version = NEW, **kwargs: Any) -> RolloutRecord:
+    def open(
+        self,
+        run: str = "run-1",
+        version: Version = NEW,
+        *,
+        only: Sequence[str] = (),
+        window: Window = NEW.window,
+        errand: Errand = REFRESH,
+        **kwargs: Any,
+    ) -> RolloutRecord:
         """The rollout of that version, as planned now."""
-        plan = draw_plan(self.deps(), self.fleet, self.catalog.images.get("base", version))
+        image = self.catalog.images.get("base", version)
+        plan = draw_plan(self.deps(), self.fleet, image, only, undone=errand.undone, force=errand.forced)
         self.story.extend(plan.lines())
         return self.catalog.rollouts.open(
             self.fleet.name,
             self.fleet.family,
             version,
-            Window(2026, 11),
+            window,
             run,
             plan.slots,
             settings=freeze(self.fleet),
             actor="airflow",
             reason="scheduled refresh",
+            errand=errand,
             **kwargs,
         )
+
+    def roll_back(self, run: str = "back") -> RolloutRecord:
+        """The rollout that undoes the last one, once nobody is at that any more."""
+        found = self.catalog.lifecycle.roll_back("web", actor="alice", reason="it drops sessions")
+        self.story.append(f"{self.at()} alice rolls back from {found.undone} to {found.version}")
+        errand = Errand(RolloutKind.ROLLBACK, undoes=found.undoes, undone=found.undone)
+        give_up = self.clock.now() + LONGEST
+        while True:
+            try:
+                return self.open(run, found.version, only=found.slots, errand=errand)
+            except Busy:
+                assert self.clock.now() < give_up, "whoever is at it never lets go"
+                self.clock.advance(timedelta(seconds=10))
 
     def deps(self) -> Deps:
         return Deps(

@@ -1,4 +1,4 @@
-"""The catalog's front: one database, six stores."""
+"""The catalog's front: one database, nine stores."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from datetime import timedelta
 from types import TracebackType
 
 from phoenix_fleet.catalog import migration
+from phoenix_fleet.catalog.blocking import BlockStore
 from phoenix_fleet.catalog.database import Database
 from phoenix_fleet.catalog.events import EventStore
 from phoenix_fleet.catalog.images import ImageStore
 from phoenix_fleet.catalog.intents import IntentStore
+from phoenix_fleet.catalog.lifecycle import LifecycleStore
 from phoenix_fleet.catalog.measurements import MeasurementStore
+from phoenix_fleet.catalog.queue import QueueStore
 from phoenix_fleet.catalog.reaping import ReapStore
 from phoenix_fleet.catalog.rollouts import RolloutStore
 from phoenix_fleet.domain.clock import Clock
@@ -41,6 +44,9 @@ class Catalog:
         self.measurements = MeasurementStore(self._database)
         self.rollouts = RolloutStore(self._database)
         self.intents = IntentStore(self._database)
+        self.queue = QueueStore(self._database)
+        self.blocks = BlockStore(self._database)
+        self.lifecycle = LifecycleStore(self._database)
         self.events = EventStore(self._database)
         self.reaping = ReapStore(self._database, self.intents)
 
