@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -18,6 +20,14 @@ ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asi
 
 def utc(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+Moment = TypeVar("Moment", datetime, time)
+
+
+def whole(moment: Moment) -> Moment:
+    """Without seconds, as files write them."""
+    return moment.replace(second=0, microsecond=0)
 
 
 def night(opens: str, closes: str, zone: str = "Europe/Berlin", days: frozenset[int] = EVERY_DAY) -> Weekly:
@@ -49,7 +59,9 @@ def test_a_window_that_a_gap_swallows_is_none() -> None:
 
 
 @given(
-    wall=st.datetimes(datetime(2025, 1, 1), datetime(2027, 1, 1)).map(lambda each: each.replace(second=0, microsecond=0)),
+    wall=st.datetimes(datetime(2025, 1, 1), datetime(2027, 1, 1)).map(
+        lambda each: each.replace(second=0, microsecond=0)
+    ),
     zone=st.sampled_from(ZONES),
 )
 def test_the_first_moment_shows_that_time_and_none_before_does(wall: datetime, zone: str) -> None:
@@ -65,17 +77,13 @@ def test_the_first_moment_shows_that_time_and_none_before_does(wall: datetime, z
 weeklies = st.builds(
     Weekly,
     st.frozensets(st.integers(0, 6), min_size=1),
-    st.times().map(lambda each: each.replace(second=0, microsecond=0)),
-    st.times().map(lambda each: each.replace(second=0, microsecond=0)),
+    st.times().map(whole),
+    st.times().map(whole),
     st.sampled_from(ZONES),
 )
 moments = st.integers(0, 60 * 24 * 30).map(lambda minutes: datetime(2026, 10, 10, tzinfo=UTC) + minutes * MINUTE)
-freezes = st.builds(
-    lambda begins, hours: Freeze(begins, begins + hours * HOUR, "freeze"), moments, st.integers(1, 100)
-)
-calendars = st.builds(
-    Calendar, st.lists(weeklies, max_size=3).map(tuple), st.lists(freezes, max_size=3).map(tuple)
-)
+freezes = st.builds(lambda begins, hours: Freeze(begins, begins + hours * HOUR, "freeze"), moments, st.integers(1, 100))
+calendars = st.builds(Calendar, st.lists(weeklies, max_size=3).map(tuple), st.lists(freezes, max_size=3).map(tuple))
 
 
 def looked_at(calendar: Calendar, moment: datetime) -> bool:
@@ -93,7 +101,7 @@ def test_openings_are_what_a_look_at_each_minute_finds(calendar: Calendar, begin
     end = begin + hours * HOUR
     found = list(calendar.openings(begin, end))
     assert all(since < until for since, until in found)
-    assert all(one[1] < other[0] for one, other in zip(found, found[1:], strict=False)), "apart and in order"
+    assert all(one[1] < other[0] for one, other in pairwise(found)), "apart and in order"
     at, seen = begin, timedelta()
     while at < end:
         is_open = looked_at(calendar, at)

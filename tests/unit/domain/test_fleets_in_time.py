@@ -1,4 +1,4 @@
-"""1,000 random fleets: every miss is announced a day ahead or as soon as it can be known, and hardly ever a false one."""
+"""Random fleets: every miss is announced a day ahead or as soon as it can be known, and hardly ever a false one."""
 
 from __future__ import annotations
 
