@@ -180,7 +180,7 @@ class Outlook:
     def _rounds(self, lanes: int, each: float) -> tuple[int, float]:
         """How many begin together, and how many seconds after those before: one by one, where launches are rationed."""
         rate = self.limits.quota.launches_per_hour
-        return (1, 3600 / rate) if rate and lanes * 3600 / rate > each else (lanes, each)
+        return (1, max(each / lanes, 3600 / rate)) if rate else (lanes, each)
 
     def _straggling(self, each: float, lanes: int) -> float:
         """How much longer the last of several takes than the average one."""
