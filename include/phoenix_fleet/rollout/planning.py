@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from phoenix_fleet import configcalendar
 from phoenix_fleet.balancers.base import Balancer
 from phoenix_fleet.config import Fleet, portion
 from phoenix_fleet.domain import planner
 from phoenix_fleet.domain.brake import Brake
+from phoenix_fleet.domain.calendars import Calendar
 from phoenix_fleet.domain.errors import InvalidConfig, NotOurs, Refused
 from phoenix_fleet.domain.ladder import Rung, has_reached
 from phoenix_fleet.domain.models import Artefact, Backend, BackendStatus, Image, Instance, InstanceState
@@ -44,6 +47,20 @@ def brake_of(fleet: Fleet) -> Brake:
     """The fleet's brake in numbers."""
     rule = fleet.brake
     return Brake(portion(rule.share, fleet.size, up=False), rule.at_least, rule.blind_for)
+
+
+def calendar_of(fleet: Fleet) -> Calendar:
+    """When replacements in that fleet may begin."""
+    return configcalendar.calendar(fleet.maintenance, fleet.freezes)
+
+
+def unhindered(fleet: Fleet) -> Fleet:
+    """The fleet file for a rollback or an emergency, without what may hold up a refresh.
+
+    What runs is known to be bad, so neither window nor freeze nor a deadline that cannot be kept is waited for.
+    Waivers stand: somebody has said that this instance must stay.
+    """
+    return fleet.model_copy(update={"maintenance": (), "freezes": (), "when_late": "alarm"})
 
 
 def freeze(fleet: Fleet) -> dict[str, Any]:
@@ -176,7 +193,11 @@ def draw_plan(
     """
     if force and not only:
         raise InvalidConfig("Only named slots can be forced.", remedy="Name those that are to be replaced.")
-    seen = observe(deps.platform, deps.balancer, fleet.name)
+    seen, now, shape = observe(deps.platform, deps.balancer, fleet.name), deps.clock.now(), shape_of(fleet)
     forced = [each.id for each in seen.instances if each.slot in only] if force else []
     target = target_of(deps.catalog, fleet, image, undone=undone, forced=forced)
-    return planner.plan(shape_of(fleet), target, seen, deps.clock.now(), only)
+    # An empty slot is filled all the same: a waiver is about an instance that must stay.
+    waived = {each.slot: str(each) for each in fleet.waivers if now < each.ends and seen.in_slot(each.slot)}
+    names = [slot for slot in (only or shape.slots) if slot not in waived]
+    drawn = planner.plan(shape, target, seen, now, names) if names else Plan()
+    return replace(drawn, waived=tuple((slot, why) for slot, why in waived.items() if not only or slot in only))
