@@ -149,7 +149,12 @@ def test_the_operate_dag_starts_the_runs_that_get_away(world: World) -> None:
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
-    world.release(NOW)
+    version = world.release(NOW)
+    world.catalog.rollouts.open("shop", "mini", version, NOW, "run", [], settings={}, actor="ann", reason="monthly")
+    run = run_dag("operate", fleet="shop", action="halt", reason="smoke")
+    assert (run.state, run.tasks["start"]) == ("success", ["skipped"]), "a halt asks for no run"
+    assert world.catalog.rollouts.current("shop").halted_by == "dag_test"
+
     run = run_dag("operate", fleet="shop", action="revoke", release="2026.11-1", reason="CVE-2026-1")
     assert (run.state, run.tasks["start"]) == ("success", ["success", "success"])
     assert world.catalog.images.get("mini", Version.parse("2026.11-1")).rung == "revoked"
