@@ -23,7 +23,7 @@ from tests.simulator.play import Play, play
 from tests.simulator.scenario import BAD_IMAGE
 
 GOLDEN = Path(__file__).parent / "golden"
-SAMPLE = int(os.environ.get("PHOENIX_SIMULATOR_SEEDS", "200"))
+SAMPLE = int(os.environ.get("PHOENIX_SIMULATOR_SEEDS", "20"))
 """Seeds of the sample; the first ones of a campaign."""
 
 STORIES = {

@@ -171,6 +171,8 @@ class Troubles:
         """How a gate or the configurator fails on that instance; empty if not."""
         if self.quiet:
             return ""
+        if self.bad and instance.version == str(NEW) and not self.play.scenario.balanced and what == "verify":
+            return "failed"  # where no balancer looks at health, the fleet's own checks have to
         if what == "configure":
             if "failing configuration" in self.kinds and self._chance("failing configuration", 0.2):
                 return self.rng.choice(("failed", "unavailable"))
