@@ -75,13 +75,18 @@ def play(matrix: Matrix, folder: Path, console: Console, give_up: float) -> tupl
     return exploration.counts, ""
 
 
-def report(rows: list[tuple[Matrix, Counts, str, float]]) -> str:
+def current_commit() -> str:
+    """What is checked out, asked before anything is played."""
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or "unknown"
+
+
+def report(commit: str, rows: list[tuple[Matrix, Counts, str, float]]) -> str:
     """The page."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     lines = [
         "# Crash matrix",
         "",
-        f"Commit {commit.stdout.strip() or 'unknown'}, Python {platform.python_version()}, "
+        f"Commit {commit}, Python {platform.python_version()}, "
         f"SQLite {sqlite3.sqlite_version}. Nothing in it is drawn at random. Written by `scripts/crash-matrix`.",
         "",
         "A point is a moment before or after a call to the platform or the balancer, or before or after a commit. "
@@ -113,6 +118,7 @@ def main() -> int:
     give_up = time.monotonic() + asked.minutes * 60 if asked.minutes else float("inf")
     memory = Path("/dev/shm")  # noqa: S108
     folder = Path(tempfile.mkdtemp(prefix="phoenix-crashes-", dir=memory if memory.is_dir() else None))
+    commit = current_commit()
     rows: list[tuple[Matrix, Counts, str, float]] = []
     try:
         for number, matrix in enumerate(MATRICES):
@@ -122,7 +128,7 @@ def main() -> int:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     asked.report.parent.mkdir(parents=True, exist_ok=True)
-    asked.report.write_text(report(rows), encoding="utf-8")
+    asked.report.write_text(report(commit, rows), encoding="utf-8")
     console.print(f"written: {asked.report}", highlight=False)
     return 1 if any(wrong for _, _, wrong, _ in rows) else 0
 
