@@ -36,7 +36,7 @@ def stack(postgres_server: PostgresServer) -> Iterator[Stack]:
         include = project.write(root)
         for name, says in FLEETS.items():
             project.add_fleet(include, name, **says)  # type: ignore[arg-type]
-        made = Stack(postgres_server, root, include, **NOTICED_SOON)
+        made = Stack(postgres_server, root, include, stand_in="tests.orchestration.built", **NOTICED_SOON)
         try:
             _populate(made, include)
             made.up()

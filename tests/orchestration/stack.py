@@ -92,10 +92,11 @@ class Api(AirflowApi):
 class Stack(Airflow):
     """That Airflow, and the catalog beside it in a database of its own."""
 
-    def __init__(self, server: PostgresServer, root: Path, include: Path, **settings: str) -> None:
+    def __init__(self, server: PostgresServer, root: Path, include: Path, stand_in: str, **settings: str) -> None:
         places = Places(home=root / "lab", run=root / "run", cache=root / "cache")
         places.make()
         self.root, self.include = root, include
+        self._stand_in = stand_in
         server.execute("ALTER USER phoenix PASSWORD 'phoenix'")
         self._server, self._databases = server, [server.create_database() for _ in range(2)]
         airflow, self.catalog_url = (
@@ -179,7 +180,7 @@ class Stack(Airflow):
 
     def _make_database(self, environment: dict[str, str], log: Callable[[str], None]) -> None:
         settings = self._home / "config" / "airflow_local_settings.py"
-        settings.write_text(settings.read_text() + "\nfrom tests.orchestration import built\n\nbuilt.stand_in()\n")
+        settings.write_text(settings.read_text() + f"\nimport {self._stand_in} as own\n\nown.stand_in()\n")
         for argv in (["db", "migrate"], ["dags", "reserialize"]):
             done = subprocess.run(
                 [sys.executable, "-m", "airflow", *argv],
