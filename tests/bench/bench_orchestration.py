@@ -8,12 +8,16 @@ fleet the engine's steps are left out of both, and everything around them stays.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "include"), str(ROOT)]
@@ -51,6 +55,8 @@ class Figures:
     """By Airflow, from the first replacement's start to the last one's end."""
     alone: float
     """By the engine without Airflow."""
+    cpu: float
+    """Of all of Airflow and its database, workers included."""
 
     @property
     def orchestration(self) -> float:
@@ -85,8 +91,8 @@ def main(sizes: list[int]) -> int:
 
 
 HEAD = (
-    "machines  tasks  by Airflow  its waves  engine alone  orchestration  limit  ratio to the engine\n"
-    "                 s each      s each     s each        s each         s"
+    "machines  tasks  by Airflow  its waves  engine alone  orchestration  limit  CPU     ratio to  load\n"
+    "                 s each      s each     s each        s each         s      s each  engine    average"
 )
 
 
@@ -106,7 +112,7 @@ def _populate(stack: Stack, include: Path, sizes: list[int]) -> None:
 
 def _measure(stack: Stack, size: int) -> Figures:
     alone = _alone(stack, FleetWorld(stack.include, f"alone-{size}"))
-    dag_id = f"fleet.airflow-{size}"
+    dag_id, before = f"fleet.airflow-{size}", _cpu_seconds(stack)
     run_id = stack.user.trigger(dag_id, {"reason": "a benchmark", "window": str(NOW)})
     until(lambda: stack.user.state(dag_id, run_id) in ("success", "failed"), dag_id, seconds=LONGEST_SECONDS)
     run, tasks = stack.user.run(dag_id, run_id), stack.user.tasks(dag_id, run_id)
@@ -116,10 +122,11 @@ def _measure(stack: Stack, size: int) -> Figures:
     replacing = [each for each in tasks if each["task_id"].endswith(".replace")]
     waves = _span(min(each["start_date"] for each in replacing), max(each["end_date"] for each in replacing))
     whole = _span(run["start_date"], run["end_date"])
-    found = Figures(size, len(tasks), whole / size, waves / size, alone / size)
+    found = Figures(size, len(tasks), whole / size, waves / size, alone / size, (_cpu_seconds(stack) - before) / size)
     print(
         f"{size:8}  {found.tasks:5}  {found.whole:10.3f}  {found.waves:9.3f}  {found.alone:12.3f}  "
-        f"{found.orchestration:13.3f}  {limit_seconds(size):5.2f}  {found.whole / found.alone:6.2f}",
+        f"{found.orchestration:13.3f}  {limit_seconds(size):5.2f}  {found.cpu:6.3f}  "
+        f"{found.whole / found.alone:8.2f}  {os.getloadavg()[1]:7.1f}",
         flush=True,
     )
     return found
@@ -145,6 +152,18 @@ def _alone(stack: Stack, world: FleetWorld) -> float:
                 pass
     catalog.rollouts.complete(rollout.id)
     return time.monotonic() - begun
+
+
+def _cpu_seconds(stack: Stack) -> float:
+    """What Airflow's components, their children and PostgreSQL have used so far."""
+    roots = [pid for name in stack.processes.names() if (pid := stack.processes.pid(name))]
+    found = 0.0
+    for root in [*roots, stack.server.pid]:
+        process = psutil.Process(root)
+        for each in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                found += sum(each.cpu_times()[:4])  # user and system, its own and those of children that have ended
+    return found
 
 
 def _quiet(_: str) -> None:

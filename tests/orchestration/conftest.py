@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.orchestration import project
-from tests.orchestration.project import NOW, OLD, SLOW, FleetWorld
+from tests.orchestration.project import HELD, NOW, OLD, FleetWorld
 from tests.orchestration.stack import NOTICED_SOON, Stack, forget, make_root
 from tests.postgres import PostgresServer, postgres_server
 
@@ -17,14 +17,14 @@ __all__ = ["postgres_server"]
 FLEETS = {
     "sibling": {"size": 4},
     "inorder": {"size": 4, "max_in_flight": 1},
-    "restart": {"machines": SLOW},
-    "orphan": {"machines": SLOW},
+    "restart": {"machines": HELD},
+    "orphan": {"machines": HELD},
     "backfilled": {"schedule": "0 4 1 * *"},
     "neighbour": {"size": 1},
     "dependent": {"size": 2, "depends_on": ["neighbour"]},
     "awaiting": {"size": 1, "family": "late"},
-    "cleared": {"machines": SLOW},
-    "marked": {"machines": SLOW},
+    "cleared": {"machines": HELD},
+    "marked": {"machines": HELD},
 }
 
 

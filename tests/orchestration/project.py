@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from phoenix_fleet.catalog import Catalog
 from phoenix_fleet.config import Project
 from phoenix_fleet.domain.ladder import CLIMB
-from phoenix_fleet.domain.models import LaunchIntent
+from phoenix_fleet.domain.models import InstanceState, LaunchIntent
 from phoenix_fleet.domain.windows import Version, Window
 from phoenix_fleet.rollout.deps import load
 from phoenix_fleet.steering import Steering
@@ -25,8 +25,8 @@ from tests.orchestration.built import artefact_of
 OLD, NOW, NEXT = Window.parse("2026-10"), Window.parse("2026-11"), Window.parse("2026-12")
 QUICK = {"boot_reads": 0, "stop_reads": 0, "show_gone": True}
 """A machine is there and gone at once."""
-SLOW = {**QUICK, "boot_seconds": 14}
-"""It boots for long enough to kill something meanwhile."""
+HELD = {**QUICK, "boot_seconds": 86_400}
+"""It boots when the test says so (``boot``), so that something can be killed meanwhile, however slow all else is."""
 
 
 def add_family(include: Path, name: str) -> None:
@@ -51,6 +51,7 @@ def add_fleet(include: Path, name: str, *, size: int = 3, machines: dict[str, An
         "platform": {"fake": {"state": str(state / "platform.json"), **(machines or QUICK)}},
         "balancer": {"fake": {"state": str(state / "balancer.json"), "start_reads": 0}},
         "configurator": "fake",
+        "timeouts": {"ready": "1h"},
         "verify": [{"fake": {"state": str(state / "gate.json")}}],
         "watch_time": "0s",
         "waves": ["100%"],
@@ -121,6 +122,13 @@ class FleetWorld:
             balancer.admit(platform.get_instance(born.id))
         for instance in platform.list_instances(self.name):
             balancer.state(instance)
+
+    def boot(self) -> None:
+        """What is starting runs now."""
+        platform = self.platform
+        for machine_id, machine in platform.machines().items():
+            if machine["state"] == InstanceState.STARTING:
+                platform.set_state(machine_id, InstanceState.RUNNING)
 
     def running(self) -> dict[str, list[str]]:
         """Versions of what runs now, by slot."""

@@ -46,6 +46,10 @@ NOTICED_SOON = {
 class Api(AirflowApi):
     """One user's session, with what only these tests do to Airflow."""
 
+    def __init__(self, url: str, user: str, password: str) -> None:
+        super().__init__(url, user, password)
+        self._client.timeout = PATIENCE  # on a busy machine any answer may take long
+
     def state(self, dag_id: str, run_id: str) -> str:
         """A run's state."""
         return str(self.run(dag_id, run_id)["state"])
@@ -98,7 +102,7 @@ class Stack(Airflow):
         self.root, self.include = root, include
         self._stand_in = stand_in
         server.execute("ALTER USER phoenix PASSWORD 'phoenix'")
-        self._server, self._databases = server, [server.create_database() for _ in range(2)]
+        self.server, self._databases = server, [server.create_database() for _ in range(2)]
         airflow, self.catalog_url = (
             server.url(name, host=HOST, port=server.port, password="phoenix", query={}) for name in self._databases
         )
@@ -121,7 +125,15 @@ class Stack(Airflow):
             "AIRFLOW_CONN_FRONT": json.dumps({"conn_type": "http", "host": HOST, "port": 1}),
             "PHOENIX_INCLUDE": str(include),
             "PHOENIX_CATALOG_URL": self.catalog_url,
-            "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "include"), str(REPOSITORY), _inherited("PYTHONPATH")]),
+            # The local settings that this stack adds to lie in the first folder, and the project's own in the second.
+            "PYTHONPATH": os.pathsep.join(
+                [
+                    str(places.airflow_home / "config"),
+                    str(REPOSITORY / "include"),
+                    str(REPOSITORY),
+                    os.environ.get("PYTHONPATH", ""),
+                ]
+            ),
             **settings,
         }
         self.processes = Processes(places.pids, places.logs)
@@ -147,7 +159,7 @@ class Stack(Airflow):
         self.stop()
         self.processes.sweep()
         for name in self._databases:
-            self._server.drop_database(name)
+            self.server.drop_database(name)
 
     def kill(self, component: str) -> None:
         """SIGKILL to that component's own process and no other: what it has started lives on."""
@@ -210,7 +222,3 @@ def until(question: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
         assert time.monotonic() < give_up, f"waited for {what} for {seconds:.0f} s"
         time.sleep(0.2)
     return answer
-
-
-def _inherited(name: str) -> str:
-    return os.environ.get(name, "")
