@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from phoenix_fleet.airflow import process
+from phoenix_fleet.airflow.replace import ReplaceOperator
 from phoenix_fleet.domain.errors import InvalidConfig
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -19,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 ORPHAN = """
 import os, signal, sys, time
 from phoenix_fleet.airflow import process
+from phoenix_fleet.airflow.replace import ReplaceOperator
 if os.fork():
     signal.pause()
 signal.signal(signal.SIGTERM, lambda number, frame: process.end_now())
@@ -70,3 +72,9 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_replacement_that_airflow_ends_does_end() -> None:
+    operator = ReplaceOperator(task_id="replace", fleet="web", wave=0, planned={}, batch={})
+    with pytest.raises(SystemExit):
+        operator.on_kill()
