@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from phoenix_fleet import drivers
 from phoenix_fleet.connections import Connections
 from phoenix_fleet.domain.errors import NotFound
 from phoenix_fleet.domain.ladder import Rung
@@ -163,4 +164,5 @@ def advance(engine: Engine, ticket: Any) -> Progress:
 def stand_in() -> None:
     """From now on this process's fake platform is this one, and nothing pauses between two looks."""
     fake.Driver = Driver  # type: ignore[misc,assignment]
+    drivers.load.cache_clear()
     Engine.advance = advance  # type: ignore[method-assign]
