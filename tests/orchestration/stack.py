@@ -15,8 +15,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
+
+import psutil
 
 from lab.airflow import USERS, Airflow
 from lab.api import ENDED, AirflowApi
@@ -101,6 +104,8 @@ class Stack(Airflow):
         places.make()
         self.root, self.include = root, include
         self._stand_in = stand_in
+        self._orphaned: list[psutil.Process] = []
+        """Children of components that were killed: idle workers and the server of logs outlive a scheduler."""
         server.execute("ALTER USER phoenix PASSWORD 'phoenix'")
         self.server, self._databases = server, [server.create_database() for _ in range(2)]
         airflow, self.catalog_url = (
@@ -157,6 +162,10 @@ class Stack(Airflow):
         self._log_out()
         self.catalog.close()
         self.stop()
+        for orphan in self._orphaned:
+            with suppress(psutil.NoSuchProcess):
+                for process in (*orphan.children(recursive=True), orphan):
+                    process.kill()
         self.processes.sweep()
         for name in self._databases:
             self.server.drop_database(name)
@@ -165,6 +174,7 @@ class Stack(Airflow):
         """SIGKILL to that component's own process and no other: what it has started lives on."""
         pid = self.processes.pid(f"airflow-{component}")
         assert pid is not None, f"{component} does not run"
+        self._orphaned += psutil.Process(pid).children(recursive=True)
         os.kill(pid, signal.SIGKILL)
         until(lambda: not self.processes.running(f"airflow-{component}"), f"{component} to be gone")
 
