@@ -71,7 +71,7 @@ class Demo:
 
     def _chain(self, api: AirflowApi, catalog: Catalog) -> None:
         window = str(older_version().window.next())
-        api.wait_for_dags([IMAGE_DAG, FLEET_DAG], seconds=60)
+        api.wait_for_dags([IMAGE_DAG, FLEET_DAG], seconds=180)
         follower = Follower(api, catalog, self.screen)
         run = self._refresh(api, follower, IMAGE_DAG, {"reason": "demo: this month's refresh", "window": window})
         if run.state == "success":
@@ -195,7 +195,8 @@ def main(
     broken: Annotated[Breakable | None, typer.Option("--break", help="Break one stage and watch its gate.")] = None,
 ) -> None:
     """Refresh a fleet, for real: exit code 0 only if it went as it should and no request failed."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT too: a shell that starts this in the background has it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     places = Places.find()
     code = 1

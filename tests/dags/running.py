@@ -101,6 +101,13 @@ class World:
                 while balancer.state(instance).state != "healthy":
                     pass
 
+    def stray(self, slot: str) -> str:
+        """A second instance in that slot of the shop, which no launch in the catalog explains; its name comes back."""
+        fleet = self.project.fleet("shop").name
+        artefact = self.catalog.images.newest_released("mini").artefacts["fake"]
+        born = self.platform().launch(LaunchIntent(fleet, slot, "by-hand", 1, "mini", "2026.10-1", artefact))
+        return str(born.name)
+
     def versions(self, fleet: str) -> dict[str, str]:
         """What runs in each slot."""
         return {each.slot: each.version for each in self.alive(fleet)}

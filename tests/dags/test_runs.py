@@ -164,3 +164,17 @@ def test_a_manual_run_without_a_reason_is_refused(world: World) -> None:
     run = run_dag("fleet.shop", window=str(NOW), reason="")
     assert run.tasks["plan"] == ["failed"]
     assert world.catalog.rollouts.list_rollouts("shop") == []
+
+
+def test_the_reaper_finds_nothing_and_then_calls_for_a_person(world: World) -> None:
+    assert run_dag("reap").state == "success"
+    before = world.alive("shop")
+    stray = world.stray("shop-01")
+    run = run_dag("reap")
+    assert run.state == "failed"
+    assert (run.tasks["fleet.shop"], run.tasks["fleet.shop-staging"]) == (["failed"], ["success"])
+    assert (run.tasks["throwaways.mini"], run.tasks["images.mini"]) == (["success"], ["success"])
+    assert len(world.alive("shop")) == len(before) + 1
+    look = world.catalog.events.list_events("fleets/shop/reaper/")[0]
+    assert look.payload["strangers"] == [stray]
+    assert run_dag("reap").state == "success", "the same stranger calls nobody twice"

@@ -23,7 +23,7 @@ IMAGE_CHAIN = [
 
 def test_each_family_and_fleet_has_its_dag(bag: Any) -> None:
     assert not bag.import_errors
-    assert set(bag.dags) == {"image.mini", "fleet.shop", "fleet.shop-staging", "audit", "operate"}
+    assert set(bag.dags) == {"image.mini", "fleet.shop", "fleet.shop-staging", "audit", "operate", "reap"}
 
 
 def test_the_projects_own_files_draw_without_errors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +97,12 @@ def test_every_leaf_of_a_fleet_dag_keeps_a_failure_red(bag: Any) -> None:
     assert dag.get_task("report").trigger_rule == "none_failed"
 
 
+def test_the_reaper_looks_at_every_fleet_and_family_and_tells_its_owners(bag: Any) -> None:
+    dag = bag.dags["reap"]
+    assert set(dag.task_ids) == {"fleet.shop", "fleet.shop-staging", "throwaways.mini", "images.mini"}
+    assert all(task.on_failure_callback for task in dag.tasks)
+
+
 def test_throwaway_instances_are_set_up_and_torn_down(bag: Any) -> None:
     dag = bag.dags["image.mini"]
     for group in ("test", "certify.fake"):
@@ -117,7 +123,7 @@ def test_a_broken_fleet_costs_its_own_dag_alone(tmp_path: Path, monkeypatch: pyt
     broken.write_text("fleet: broken\nfamily: mini\nsice: 3\n")
     monkeypatch.setenv("PHOENIX_INCLUDE", str(include))
     found = load_dags()
-    assert set(found.dags) == {"image.mini", "fleet.shop", "fleet.shop-staging", "audit", "operate"}
+    assert set(found.dags) == {"image.mini", "fleet.shop", "fleet.shop-staging", "audit", "operate", "reap"}
     ((file, message),) = found.import_errors.items()
     assert file.endswith("config_errors.py")
     assert f"{broken}:3: sice: unknown key" in message
@@ -132,4 +138,4 @@ def test_a_task_parses_only_its_own_dag(shape_project: Path) -> None:
     )
     env = {**os.environ, "PHOENIX_INCLUDE": str(shape_project), "PYTHONPATH": str(ROOT / "include")}
     out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert out.stdout.splitlines()[-1] == "['audit', 'fleet.shop', 'operate']"
+    assert out.stdout.splitlines()[-1] == "['audit', 'fleet.shop', 'operate', 'reap']"

@@ -62,7 +62,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
         try:
             lab.airflow.start(print)
             api = lab.airflow.api("demo")
-            api.wait_for_dags([IMAGE, FLEET], seconds=60)
+            api.wait_for_dags([IMAGE, FLEET], seconds=180)
             for user in ("demo", "approver"):
                 window = Browser(lab.airflow.url, pictures)
                 opened.append(window)

@@ -82,6 +82,16 @@ def test_a_launch_that_was_not_answered_and_then_refused_is_searched_for(stage: 
     untouched(scene)
 
 
+def test_a_refused_launch_leaves_the_old_machine_alone_though_more_may_be_missing(stage: Stage) -> None:
+    """The budget would let it go, so nothing but the token keeps the clean-up from taking it for the new one."""
+    scene = stage(max_unavailable="2")
+    engine, ticket = reach(scene, Step.LAUNCH)
+    scene.platform.fail_next("launch", errors.InvalidSpec("that network is gone"))
+    assert "that network is gone" in failure(scene, engine, ticket)
+    untouched(scene)
+    assert not scene.platform.calls("terminate")
+
+
 def test_throttling_is_not_bad_health(stage: Stage) -> None:
     scene = stage()
     rollout = scene.open()
@@ -90,6 +100,17 @@ def test_throttling_is_not_bad_health(stage: Stage) -> None:
         if (position, method) in (("after", "launch"), ("after", "admit"), ("after", "drain"))
         else None
     )
+    assert scene.run(rollout).state is RolloutState.DONE
+    scene.check_at_rest()
+
+
+def test_a_throttled_call_is_made_again(stage: Stage) -> None:
+    """Reads that are throttled are a broken view; a call that is throttled has simply not been made yet."""
+    scene = stage(size=1)
+    rollout = scene.open()
+    for driver, methods in ((scene.platform, ("launch", "terminate")), (scene.balancer, ("admit", "drain"))):
+        for method in methods:
+            driver.fail_next(method, errors.Throttled("slow down."))
     assert scene.run(rollout).state is RolloutState.DONE
     scene.check_at_rest()
 

@@ -192,3 +192,19 @@ def test_the_engine_of_a_project_on_files(folder: Path, tmp_path: Path) -> None:
     assert sorted(each.slot for each in seen.serving) == ["shop-01", "shop-02"]
     assert {each.digest for each in seen.serving} == {artefact.digest}
     catalog.close()
+
+
+def test_the_engine_goes_by_the_file_as_it_was_kept(folder: Path, tmp_path: Path) -> None:
+    """The file says two machines now, and said seven when the rollout opened."""
+    include = write_project(tmp_path / "project", size=2, access={"connection": "phoenix_ssh"})
+    project, connect = Project(include), connections(tmp_path)
+    catalog = Catalog(f"sqlite:///{folder}/catalog.db")
+    catalog.migrate()
+    image = catalog.images.open_candidate("mini", NEW.window, "x", "builder", run="mini-1")
+    kept = {**freeze(project.fleet("shop")), "size": 7}
+    rollout = catalog.rollouts.open(
+        "shop", "mini", image.version, image.window, "run", (), settings=kept, actor="a", reason="r"
+    )
+    engine = engine_for(project, catalog, connect, rollout_id=rollout.id, log=print, workdir=tmp_path / "proof")
+    assert (engine.fleet.size, project.fleet("shop").size) == (7, 2)
+    catalog.close()

@@ -32,6 +32,32 @@ def test_a_stale_ticket_does_nothing(stage: Stage) -> None:
         assert scene.drive(engine, fresh).state == "done"
 
 
+def test_a_stale_holder_configures_and_measures_nothing(stage: Stage) -> None:
+    """Neither has an intent that could refuse it, so the ticket must hold before the step begins."""
+    for step in (Step.CONFIGURE, Step.VERIFY):
+        scene = stage(size=2)
+        engine, stale = reach(scene, step)
+        scene.clock.advance(LEASE + timedelta(seconds=1))
+        assert scene.claim(engine, 0, scene.holder())
+        before = len(scene.configurator.calls), len(scene.verify.calls)
+        with pytest.raises(errors.Fenced):
+            engine.advance(stale)
+        assert (len(scene.configurator.calls), len(scene.verify.calls)) == before
+
+
+def test_a_call_whose_outcome_was_never_written_is_settled_by_what_is_seen(stage: Stage) -> None:
+    scene = stage(size=2)
+    engine, ticket = reach(scene, Step.LAUNCH)
+    slot = scene.catalog.rollouts.slot(ticket.rollout_id, ticket.seq).slot
+    intents, purpose = scene.catalog.intents, engine.rollout.purpose
+    never = intents.begin("launch", "never-made", {"name": "never-made"}, ticket=ticket, purpose=purpose, token="none")
+    assert never.slot == slot
+    engine.advance(ticket)
+    settled = next(each for each in intents.list_intents(purpose) if each.id == never.id)
+    assert settled.outcome == "unknown", "the old machine of the slot was not launched by it"
+    assert settled.result == {"seen_later": "no such instance is to be seen"}
+
+
 def test_a_holder_that_was_overtaken_in_the_middle_of_a_step_does_nothing_more(stage: Stage) -> None:
     scene = stage(size=2)
     engine, stale = reach(scene, Step.LAUNCH)

@@ -14,12 +14,12 @@ from phoenix_fleet.domain.errors import InvalidConfig
 from phoenix_fleet.domain.ladder import Rung
 
 
-def families() -> Iterator[tuple[ImageFamily, Fleet]]:
-    """Every sound family with its staging fleet; inside a task only the family of that task's DAG."""
+def families(dag_id: str = "") -> Iterator[tuple[ImageFamily, Fleet]]:
+    """Every sound family with its staging fleet; inside a task as ``fleets`` does it."""
     project = world.project()
     with _uncollected():
         for path in project.family_files():
-            if not _wanted(f"image.{path.parent.name}"):
+            if not _wanted(dag_id or f"image.{path.parent.name}"):
                 continue
             try:
                 family = project.load_family(path)

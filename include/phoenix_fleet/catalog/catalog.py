@@ -1,4 +1,4 @@
-"""The catalog's front: one database, five stores."""
+"""The catalog's front: one database, six stores."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from phoenix_fleet.catalog.events import EventStore
 from phoenix_fleet.catalog.images import ImageStore
 from phoenix_fleet.catalog.intents import IntentStore
 from phoenix_fleet.catalog.measurements import MeasurementStore
+from phoenix_fleet.catalog.reaping import ReapStore
 from phoenix_fleet.catalog.rollouts import RolloutStore
 from phoenix_fleet.domain.clock import Clock, SystemClock
 
@@ -40,6 +41,7 @@ class Catalog:
         self.rollouts = RolloutStore(self._database)
         self.intents = IntentStore(self._database)
         self.events = EventStore(self._database)
+        self.reaping = ReapStore(self._database, self.intents)
 
     @classmethod
     def from_environment(cls, clock: Clock | None = None) -> Catalog:

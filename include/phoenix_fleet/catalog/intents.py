@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from sqlalchemy import or_, select
@@ -36,6 +36,7 @@ class IntentStore:
         purpose: str,
         token: str = "",
         cleanup: bool = False,
+        allowed: Callable[[Transaction], None] | None = None,
     ) -> IntentRecord:
         """The intent, committed: now the call may be made.
 
@@ -45,6 +46,7 @@ class IntentStore:
         :param target: what is changed: a slot for ``launch``, an instance's id, an artefact's reference.
         :param token: idempotency token of the call (``LaunchIntent.token``). Default: the ticket's attempt.
         :param cleanup: undo of the slot's own new instance: allowed on a halted or cancelled rollout too.
+        :param allowed: raises, in the same transaction, if the intent may not be begun now.
         :raises Fenced: someone else has the slot, or the rollout is closed.
         :raises Halted: the rollout is halted.
         :raises IntentMismatch: the intent exists with other parameters.
@@ -56,6 +58,8 @@ class IntentStore:
         with self._database.write() as tx:
             if ticket is not None:
                 _check(tx.session, ticket, action, target, cleanup=cleanup)
+            if allowed is not None:
+                allowed(tx)
             row = tx.session.scalar(
                 select(IntentRow).where(
                     IntentRow.purpose == purpose,

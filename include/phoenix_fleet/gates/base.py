@@ -17,6 +17,9 @@ class Gate(ABC):
     """One way of measuring. Constructors do no I/O; relative paths in settings start at ``home``."""
 
     Settings: ClassVar[type[BaseModel]]
+    watches: ClassVar[bool] = False
+    """Whether it judges a watch as a whole: then ``subject.facts`` say who serves beside the new instance, and it is
+    also measured at every look before the end, with ``watch_over`` false, where only *failed* counts."""
 
     def __init__(self, settings: Any, connections: Connections, home: Path) -> None:
         self.settings = settings

@@ -9,9 +9,9 @@ from typing import Any
 from phoenix_fleet.domain import planner
 from phoenix_fleet.domain.errors import TransientError
 from phoenix_fleet.domain.models import Backend, Instance, InstanceState, LaunchIntent
-from phoenix_fleet.rollout import readiness
+from phoenix_fleet.rollout import readiness, watching
 from phoenix_fleet.rollout.checking import check_image
-from phoenix_fleet.rollout.measuring import measure_all
+from phoenix_fleet.rollout.measuring import look_early, measure_all
 from phoenix_fleet.rollout.progress import LATER, SOON, Failing, Moved, Result, Waiting, pause, words
 from phoenix_fleet.rollout.replacement import Identity, Replacement, may_have_happened
 
@@ -108,16 +108,20 @@ def watch(work: Replacement) -> Result:
     if status.state is not Backend.HEALTHY:
         raise Failing(f"{instance.name} is {status.state} at the balancer after it had been healthy")
     watched, last = work.since("watched_from"), work.since("watched_last")
-    now = work.now.isoformat()
+    now, watchers = work.now.isoformat(), watching.watching_gates(work)
+    facts: dict[str, Any] = {"watched_last": now}
     if watched is None or last is None or not timedelta() <= last <= LONGEST_GAP:
         watched, facts = timedelta(), {"watched_from": now, "watched_last": now}
-    else:
-        facts = {"watched_last": now}
-    left = work.fleet.watch_time - watched
-    if left > timedelta():
+        if watchers:
+            facts["beside"] = watching.beside(work)
+    so_far = {**work.facts, **facts}
+    over = (left := work.fleet.watch_time - watched) <= timedelta()
+    seen = watching.facts_of(work, so_far["watched_from"], so_far["beside"], over=over) if watchers else {}
+    if not over:
+        look_early(work, watchers, instance, seen)
         told = f"{instance.name} is healthy, and watched for {words(work.fleet.watch_time)}"
         return Waiting(told, min(pause(work.fleet.watch_time), left), facts)
-    told = measure_all(work, work.deps.watch_gates, instance)
+    told = measure_all(work, work.deps.watch_gates, instance, seen)
     return Moved(f"{instance.name} was healthy for {words(work.fleet.watch_time)}; {told}")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from phoenix_fleet.domain.errors import TransientError
 from phoenix_fleet.domain.models import Instance, Subject
@@ -15,16 +17,20 @@ STAGE = "rollout"
 """The stage under which a rollout's measurements are recorded."""
 
 
-def measure_all(work: Replacement, gates: Sequence[NamedGate], instance: Instance) -> str:
+def measure_all(
+    work: Replacement, gates: Sequence[NamedGate], instance: Instance, watch: Mapping[str, Any] | None = None
+) -> str:
     """One line on what passed, after every gate was measured and recorded.
 
+    :param watch: what gates need to know of the watch that is over
     :raises Failing: one or more did not pass: failed, could not be measured, or need a person's decision.
     """
     if not gates:
         return "no gates are declared"
     told, bad = [], []
     for named in gates:
-        measurement = _measure(work, named, instance)
+        measurement = _measure(work, named, instance, watch or {})
+        _record(work, named, instance, measurement)
         verdict = judge(measurement)
         line = f"{named.name}: {verdict}: {measurement.error or measurement.value}"
         work.say(line)
@@ -36,19 +42,36 @@ def measure_all(work: Replacement, gates: Sequence[NamedGate], instance: Instanc
     return "; ".join(told)
 
 
-def _measure(work: Replacement, named: NamedGate, instance: Instance) -> Measurement:
+def look_early(work: Replacement, gates: Sequence[NamedGate], instance: Instance, watch: Mapping[str, Any]) -> None:
+    """Return if nothing is known to be bad before the watch is over; what else was seen then decides nothing.
+
+    :raises Failing: a gate that watches has failed, which is recorded.
+    """
+    for named in gates:
+        measurement = _measure(work, named, instance, watch)
+        line = f"{named.name}: {judge(measurement)}: {measurement.error or measurement.value}"
+        if judge(measurement) is Verdict.FAILED:
+            _record(work, named, instance, measurement)
+            raise Failing(line)
+        if measurement.error:
+            work.say(line)
+
+
+def _measure(work: Replacement, named: NamedGate, instance: Instance, watch: Mapping[str, Any]) -> Measurement:
     try:
-        found = named.gate.measure(subject_of(work, instance))
+        return named.gate.measure(subject_of(work, instance, watch))
     except TransientError:
         raise
     except Exception as error:  # a gate's bug is "could not be measured", and no reason to lose the instance's record
-        found = Measurement("not measured", None, error=f"{type(error).__name__}: {error}")
+        return Measurement("not measured", None, error=f"{type(error).__name__}: {error}")
+
+
+def _record(work: Replacement, named: NamedGate, instance: Instance, found: Measurement) -> None:
     image = work.image
     work.deps.catalog.measurements.record(image.family, image.version, STAGE, named.name, instance.name, found)
-    return found
 
 
-def subject_of(work: Replacement, instance: Instance) -> Subject:
+def subject_of(work: Replacement, instance: Instance, watch: Mapping[str, Any] = MappingProxyType({})) -> Subject:
     """The new instance as gates see it."""
     environment = work.deps.environment
     folder = work.deps.workdir / instance.name / str(work.step)
@@ -72,5 +95,6 @@ def subject_of(work: Replacement, instance: Instance) -> Subject:
             "values": dict(environment.variables),
             "components": {part.name: part.version for part in environment.components},
             "dataset": environment.variables.get("dataset", ""),
+            **watch,
         },
     )

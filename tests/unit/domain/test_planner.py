@@ -320,6 +320,14 @@ def test_the_new_one_must_serve_before_the_old_one_goes() -> None:
     )
 
 
+def test_a_budget_is_no_excuse_for_a_new_one_that_does_not_serve() -> None:
+    """The floor would hold without the old one, so nothing but the new one's own health keeps it."""
+    generous, new = replace(SHAPE, max_unavailable=2), machine("web-01", NEW, name="new")
+    for status, allowed in ((HEALTHY, True), (UNHEALTHY, False), (ABSENT, False)):
+        observed = seen(*fleet().instances, new, new=status)
+        assert may_take_out(generous, observed, "i-web-01", "i-new").allowed is allowed
+
+
 def test_a_replacement_begins_if_the_floor_will_hold_with_the_new_one() -> None:
     view = SlotView("web-01", "outdated", old=machine("web-01"), serves=True)
     assert may_begin(SHAPE, view, fleet()).allowed

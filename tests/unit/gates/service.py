@@ -43,6 +43,8 @@ class _Handler(BaseHTTPRequestHandler):
         service.requests.append(self.path)
         self.server.answer(self, len(service.requests))  # type: ignore[attr-defined]
 
+    do_POST = do_GET
+
     def log_message(self, *_: object) -> None:
         """Quiet."""
 
