@@ -19,6 +19,8 @@ _HEAVY = (
     "ruamel.yaml",
     "sqlalchemy.orm",
     "airflow.providers.standard.operators.hitl",
+    "airflow.sdk.bases.sensor",
+    "airflow.version",
     "airflow.providers.standard.operators.empty",
     "packaging.requirements",
     "phoenix_fleet.airflow.fleet_words",
