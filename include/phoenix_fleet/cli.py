@@ -1,4 +1,4 @@
-"""The ``phoenix`` command: check the files, look at fleets and releases, halt, resume and cancel rollouts.
+"""The ``phoenix`` command: check the files, look at fleets and releases, and act on them by name and with a reason.
 
 It exits with 0 when all is well, 1 when something was refused, failed or found wrong, and 2 when it was asked wrongly.
 """
@@ -42,7 +42,7 @@ class _Group(TyperGroup):
 
 
 app = typer.Typer(cls=_Group, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
-release = typer.Typer(no_args_is_help=True, help="Look at releases.", rich_markup_mode=None)
+release = typer.Typer(no_args_is_help=True, help="Look at releases, and take one back.", rich_markup_mode=None)
 app.add_typer(release, name="release")
 app.command()(cli_reap.reap)
 
@@ -139,6 +139,7 @@ def plan(
     fleet: Annotated[str, typer.Argument(help="The fleet.")],
     version: Annotated[str, typer.Option("--release", help="Image version. Default: the newest it may take.")] = "",
     slots: Annotated[list[str] | None, typer.Option("--slot", help="Only this slot; may be repeated.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace those slots even if they are up to date.")] = False,
     include: Include = None,
     settings: Settings = None,
     as_json: AsJson = False,
@@ -154,12 +155,15 @@ def plan(
     with _catalog() as catalog, tempfile.TemporaryDirectory(prefix="phoenix-plan-") as folder:
         image = _image_for(catalog, wanted, version)
         deps = deps_for(project, wanted, catalog, connections, log=lambda line: None, workdir=Path(folder))
-        drawn = draw_plan(deps, wanted, image, only=tuple(slots or ()))
+        drawn = draw_plan(deps, wanted, image, only=tuple(slots or ()), force=force)
         data = cli_show.plan_data(fleet, image, drawn, waits_of_plan(catalog, wanted, drawn))
     if as_json:
         _print_json(data)
     else:
         cli_show.console().print(cli_show.plan_table(data))
+        if slots:
+            conf = {"slots": slots, "force": force, "release": str(image.version), "reason": "why, in your words"}
+            typer.echo(cli_show.trigger_command(fleet, conf))
 
 
 @app.command()
@@ -169,8 +173,14 @@ def halt(fleet: str, reason: Reason, actor: Actor) -> None:
 
 
 @app.command()
+def pause(fleet: str, reason: Reason, actor: Actor) -> None:
+    """Begin no further replacement in a fleet; what has begun is finished. Nothing begins until a person resumes it."""
+    _act("pause", fleet, actor, reason)
+
+
+@app.command()
 def resume(fleet: str, reason: Reason, actor: Actor) -> None:
-    """Lift the halt of a fleet's rollout; what had failed may be tried again."""
+    """Lift the halt or the pause of a fleet's rollout; what had failed may be tried again."""
     rollout = _act("resume", fleet, actor, reason)
     typer.echo(f"Now clear the failed tasks of run {cli_show.clean(rollout.run)} of the DAG fleet.{fleet}.")
 
@@ -179,6 +189,38 @@ def resume(fleet: str, reason: Reason, actor: Actor) -> None:
 def cancel(fleet: str, reason: Reason, actor: Actor) -> None:
     """End a fleet's rollout as it stands, for good. Machines that were replaced already stay as they are."""
     _act("cancel", fleet, actor, reason)
+
+
+@app.command()
+def rollback(
+    fleet: str,
+    reason: Reason,
+    actor: Actor,
+    to: Annotated[str, typer.Option("--to", help="Version to go back to. Default: what ran before.")] = "",
+) -> None:
+    """Halt a fleet's last rollout, keep its release from the fleet, and say how to start the run that goes back."""
+    who = _who(actor, reason)
+    with _catalog() as catalog:
+        found = catalog.lifecycle.roll_back(fleet, to=Version.parse(to) if to else None, **who)
+    reached = f"{len(found.slots)} slots that it reached are to run {found.version}"
+    typer.echo(f"{found.family} {found.undone} is blocked for {fleet}; {reached}.")
+    conf = {"rollback_of": found.undoes, "release": str(found.version), "reason": who["reason"]}
+    typer.echo(cli_show.trigger_command(fleet, conf))
+
+
+@app.command()
+def unblock(
+    fleet: str,
+    version: Annotated[str, typer.Argument(help="The release that a rollback has blocked.")],
+    reason: Reason,
+    actor: Actor,
+    include: Include = None,
+) -> None:
+    """Let a fleet have a release again that it was rolled back from."""
+    family, who = _project(include).fleet(fleet).family, _who(actor, reason)
+    with _catalog() as catalog:
+        block = catalog.blocks.lift(fleet, family, Version.parse(version), **who)
+    typer.echo(f"{family} {block.version} is no longer blocked for {fleet}; the next run may bring it.")
 
 
 @app.command()
@@ -191,6 +233,20 @@ def report(
 
     with _catalog() as catalog:
         typer.echo(reports.write(catalog, rollout, folder=folder))
+
+
+@release.command()
+def revoke(family: str, version: str, reason: Reason, actor: Actor, include: Include = None) -> None:
+    """Take a release back: its rollouts halt at once. Says how to start the runs that get away from it."""
+    who = _who(actor, reason)
+    with _catalog() as catalog:
+        image, halted = catalog.lifecycle.revoke(family, Version.parse(version), **who)
+    typer.echo(f"{image} is revoked. Halted: {', '.join(halted) or 'nothing'}.")
+    project = _project(include)
+    for path in project.fleet_files():
+        fleet = _readable_fleet(project, path.stem)
+        if fleet is None or fleet.family == family:
+            typer.echo(cli_show.trigger_command(path.stem, {"emergency": str(image.version), "reason": who["reason"]}))
 
 
 @release.command("list")
@@ -207,18 +263,23 @@ def list_releases(family: str, as_json: AsJson = False) -> None:
 
 
 def _act(verb: str, fleet: str, actor: str, reason: str) -> RolloutRecord:
+    who = _who(actor, reason)
+    with _catalog() as catalog:
+        acts = {each.__name__: each for each in (catalog.rollouts.halt, catalog.rollouts.pause, catalog.rollouts.resume,
+                                                 catalog.rollouts.cancel)}  # fmt: skip
+        rollout = acts[verb](fleet, **who)
+    paused = ", and paused" if rollout.paused_by else ""
+    typer.echo(f"Rollout {rollout.id} of {fleet} is {rollout.state}{paused}.")
+    return rollout
+
+
+def _who(actor: str, reason: str) -> dict[str, str]:
     for name, value in (("--actor", actor), ("--reason", reason)):
         if not value.strip():
             raise InvalidConfig(
                 f"{name} is empty.", remedy="It is recorded for good: write what others can understand."
             )
-    with _catalog() as catalog:
-        act = {"halt": catalog.rollouts.halt, "resume": catalog.rollouts.resume, "cancel": catalog.rollouts.cancel}[
-            verb
-        ]
-        rollout = act(fleet, actor=actor.strip(), reason=reason.strip())
-    typer.echo(f"Rollout {rollout.id} of {fleet} is {rollout.state}.")
-    return rollout
+    return {"actor": actor.strip(), "reason": reason.strip()}
 
 
 def _image_for(catalog: Catalog, fleet: Fleet, version: str) -> Image:
@@ -227,7 +288,7 @@ def _image_for(catalog: Catalog, fleet: Fleet, version: str) -> Image:
     if version:
         return catalog.images.get(fleet.family, Version.parse(version))
     for image in catalog.images.list_images(fleet.family):
-        if good_enough(image, fleet):
+        if good_enough(image, fleet) and catalog.blocks.find(fleet.name, fleet.family, image.version) is None:
             return image
     raise NotFound(f"{fleet.family} has no {fleet.requires} image.", remedy=f"Run the DAG image.{fleet.family} first.")
 

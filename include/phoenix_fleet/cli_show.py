@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -78,7 +80,28 @@ def fleet_status(catalog: Catalog, name: str, fleet: Fleet | None, now: datetime
         "max_age_days": fleet.max_age / timedelta(days=1) if fleet else None,
         "rollout": _rollout(last) if last else None,
         "slots": [_slot(each, waits.get(each.slot)) for each in slots],
+        "queue": _queue(catalog, name),
+        "blocked": _blocks(catalog, name),
     }
+
+
+def trigger_command(fleet: str, conf: dict[str, Any]) -> str:
+    """How to start the run of the fleet's DAG that carries this out, for whoever reads it in a terminal."""
+    return f"Now start: airflow dags trigger fleet.{fleet} --conf {shlex.quote(json.dumps(conf))}"
+
+
+def _queue(catalog: Catalog, name: str) -> list[dict[str, Any]]:
+    return [
+        {"run": each.run, "version": str(each.version), "kind": str(each.kind), "since": _moment(each.queued_at)}
+        for each in catalog.queue.waiting(name)
+    ]
+
+
+def _blocks(catalog: Catalog, name: str) -> list[dict[str, Any]]:
+    return [
+        {"version": str(each.version), "by": each.actor, "reason": each.reason, "at": _moment(each.at)}
+        for each in catalog.blocks.list_blocks(name)
+    ]
 
 
 def _completed(rollout: RolloutRecord | None, now: datetime) -> dict[str, Any] | None:
@@ -103,6 +126,11 @@ def _rollout(rollout: RolloutRecord) -> dict[str, Any]:
         "reason": rollout.reason,
         "opened_at": _moment(rollout.opened_at),
         "closed_at": _moment(rollout.closed_at),
+        "kind": str(rollout.kind),
+        "undoes": rollout.undoes,
+        "deadline": _moment(rollout.deadline),
+        "paused_by": rollout.paused_by or None,
+        "paused_reason": rollout.paused_reason or None,
         "halted_slot": rollout.halted_slot or None,
         "halted_step": str(rollout.halted_step) if rollout.halted_step else None,
         "halted_reason": rollout.halted_reason or None,
@@ -164,11 +192,18 @@ def status_tables(status: dict[str, Any]) -> list[Table]:
         ("outdated", "yes: the newest release is not rolled out" if status["outdated"] else "no"),
     ]
     if rollout:
-        facts.append(("rollout", f"{rollout['state']} (number {rollout['id']}) to {rollout['version']}"))
+        facts.append(
+            ("rollout", f"{rollout['state']} (number {rollout['id']}) to {rollout['version']}{_errand(rollout)}")
+        )
         facts.append(("opened", f"{rollout['opened_at']} by {rollout['actor']}: {rollout['reason']}"))
     if rollout and rollout["halted_reason"]:
         where = f"{rollout['halted_slot']} at {rollout['halted_step']}" if rollout["halted_slot"] else ""
         facts.append(("halted", f"{where or rollout['halted_by']}: {rollout['halted_reason']}"))
+    if rollout and rollout["paused_by"]:
+        facts.append(("paused", f"{rollout['paused_by']}: {rollout['paused_reason']}"))
+    behind = f"rollout {rollout['id']}" if rollout and rollout["closed_at"] is None else "its turn"
+    facts += [("waits", f"{each['run']} with {each['version']} for {behind}") for each in status["queue"]]
+    facts += [("blocked", f"{each['version']} by {each['by']}: {each['reason']}") for each in status["blocked"]]
     tables = [table(status["fleet"], ["", ""], facts)]
     if status["slots"]:
         rows = [
@@ -181,6 +216,12 @@ def status_tables(status: dict[str, Any]) -> list[Table]:
             table("", ["#", "slot", "wave", "state", "step", "why", "message", "seconds", "waits", "begins"], rows)
         )
     return tables
+
+
+def _errand(rollout: dict[str, Any]) -> str:
+    if rollout["undoes"] is not None:
+        return f", rolling back number {rollout['undoes']}"
+    return f", an emergency, to be over by {rollout['deadline']}" if rollout["deadline"] else ""
 
 
 def images(found: Sequence[Image]) -> list[dict[str, Any]]:

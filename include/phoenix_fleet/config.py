@@ -258,6 +258,9 @@ class Fleet(Frozen):
     drain: Drain = Field(default_factory=Drain)
     timeouts: Timeouts = Field(default_factory=Timeouts)
     max_age: Duration = Field(timedelta(days=35), description="How old an instance may get. Default 35d.")
+    emergency_deadline: Duration = Field(
+        timedelta(hours=24), description="How long after a revocation no instance may run what is revoked. Default 24h."
+    )
 
     _home: Path = PrivateAttr(Path())
     kind: ClassVar[str] = "fleet"

@@ -11,9 +11,7 @@ from phoenix_fleet.domain import errors
 from phoenix_fleet.domain.steps import Step
 from phoenix_fleet.rollout.engine import Engine
 from phoenix_fleet.rollout.progress import Progress
-from tests.rollout.scene import NEW, OLD, Scene
-
-MUTATIONS = ("launch", "terminate", "admit", "drain", "remove")
+from tests.rollout.scene import MUTATIONS, NEW, OLD, Scene
 
 
 def begin(scene: Scene) -> tuple[Engine, Ticket]:

@@ -6,112 +6,101 @@ every crash. Points that leave the very same world behind have the very same seq
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from phoenix_fleet.catalog.database import Transaction
-from phoenix_fleet.catalog.records import RolloutRecord, RolloutState, SlotState
+from phoenix_fleet.catalog.records import RolloutRecord, RolloutState
 from phoenix_fleet.domain.errors import Halted, StepFailed
 from phoenix_fleet.gates import fake as fake_gate
-from tests.rollout.scene import Scene, Snapshot, no_connections
+from tests.rollout.acts import mutations
+from tests.rollout.scene import LEASE, Scene, no_connections
+from tests.rollout.snapshots import Snapshot
+from tests.rollout.worlds import NO_SURGE, QUICK, SURGE, Exploration, Tracer, watch_commits
 
 pytestmark = pytest.mark.slow
 
-QUICK: dict[str, Any] = {
-    "platform": {"boot_reads": 0, "boot_seconds": 1, "stop_reads": 0, "stop_seconds": 1},
-    "balancer": {"start_reads": 0, "start_seconds": 1},
-    "watch_time": "1s",
-}
-SURGE = {"max_surge": "1", "max_unavailable": "0"}
-NO_SURGE = {"max_surge": "0", "max_unavailable": "1"}
+Stage = Callable[..., Scene]
 
-
-EVERY = 12
-"""The interrupted replacement is always played to its end; every so many, the rest of the rollout is too."""
+SAMPLE = 40
+"""Of every generation so many worlds are played where playing all would take too long."""
+SEED = 2026
 
 
 class Crash(BaseException):
     """The process is gone: nothing of ours may catch this."""
 
 
-def watch_commits(scene: Scene, before: Callable[[], object], after: Callable[[], object]) -> Callable[[], None]:
-    """Call these two around every commit of the scene's catalog, until the function that comes back is called."""
-    database = scene.catalog._database
-    original = database.write
-
-    @contextmanager
-    def write() -> Iterator[Transaction]:
-        with original() as transaction:
-            yield transaction
-            before()
-        after()
-
-    database.write = write  # type: ignore[method-assign]
-
-    def undo() -> None:
-        database.write = original  # type: ignore[method-assign]
-
-    return undo
-
-
 def trace(
     scene: Scene, rollout: RolloutRecord, ends: type[Exception] | None = None
 ) -> tuple[int, dict[str, tuple[str, Snapshot]]]:
     """How many points a run without crashes has, and the distinct worlds that a crash there leaves, by key."""
-    catalog = scene.read_catalog()
-    points = 0
     worlds: dict[str, tuple[str, Snapshot]] = {}
+    tracer = Tracer(scene, lambda name, snapshot: worlds.setdefault(snapshot.key, (name, snapshot)))
+    with tracer.tracing():
+        _play(scene, rollout, ends)
+    return tracer.points, worlds
 
-    def point(name: str) -> None:
-        nonlocal points
-        points += 1
-        snapshot = scene.snapshot(catalog)
-        worlds.setdefault(snapshot.key, (name, snapshot))
 
-    def committed() -> None:
-        nonlocal catalog
-        catalog = scene.read_catalog()
-        point("after a commit")
-
-    scene.on_call = lambda position, method, subject: point(f"{position} {method} {subject}")
-    undo = watch_commits(scene, lambda: point("before a commit"), committed)
+def _play(scene: Scene, rollout: RolloutRecord, ends: type[Exception] | None) -> None:
     if ends is None:
         assert scene.run(rollout).state is RolloutState.DONE
         scene.check_at_rest()
     else:
         with pytest.raises(ends):
             scene.run(rollout)
-    undo()
-    return points, worlds
+
+
+@pytest.mark.parametrize(("size", "budget"), [(1, SURGE), (3, SURGE), (3, NO_SURGE), (5, SURGE), (5, NO_SURGE)])
+def test_a_crash_at_any_point(stage: Stage, budget: dict[str, str], size: int) -> None:
+    """Whoever goes on: the fleet ends complete within the hour, without a machine too many at any moment.
+
+    One machine alone is never taken out before another serves, so without surge there is no fleet of one.
+    """
+    scene = stage(size=size, **QUICK, **budget)
+    scene.strict = True
+    counts = Exploration(scene, crashes=1).explore(scene.open())
+    print(f"\n{counts}")
+    assert counts.points[0] > 100 * size
+    assert counts.played == counts.worlds
+    assert counts.slowest > LEASE, "nobody had to wait for the dead one's lease"
 
 
 @pytest.mark.parametrize("budget", [SURGE, NO_SURGE], ids=["surge", "no-surge"])
-def test_a_crash_at_any_point_of_three_replacements(stage: Callable[..., Scene], budget: dict[str, str]) -> None:
-    scene = stage(**QUICK, **budget)
-    points, worlds = trace(scene, scene.open())
-    assert points > 500
-    print(f"\n{points} crash points leave {len(worlds)} different worlds")
-    scene = stage(**QUICK, **budget)
-    for number, (name, snapshot) in enumerate(worlds.values()):
-        scene.restore(snapshot)
-        try:
-            rollout = scene.catalog.rollouts.get(1)
-            scene.replace_next(rollout)
-            scene.check_between()
-            done = [each.slot for each in scene.catalog.rollouts.slots(1) if each.state is SlotState.DONE]
-            launched = {call.subject for call in scene.platform.calls("launch")}
-            assert len(launched) == scene.fleet.size + len(done), "a machine too many was launched"
-            if number % EVERY == 0:
-                assert scene.run(rollout).state is RolloutState.DONE
-                scene.check_at_rest()
-        except Exception as error:
-            raise AssertionError(f"crash {number} ({name}): {error}\n" + "\n".join(scene.story)) from error
+def test_a_lost_request_or_reply_of_any_call_and_then_a_crash(stage: Stage, budget: dict[str, str]) -> None:
+    scene = stage(size=2, **QUICK, **budget)
+    scene.strict = True
+    exploration = Exploration(scene, crashes=1)
+    counts = exploration.explore(scene.open(), sample=SAMPLE, seed=SEED, lost=True)
+    print(f"\n{counts}, {exploration.lost} requests and replies lost")
+    assert exploration.lost > 90
 
 
-def test_an_exception_thrown_anywhere_leaves_what_a_kill_leaves(stage: Callable[..., Scene]) -> None:
+def test_pairs_of_crashes_on_three_machines_in_a_sample(stage: Stage) -> None:
+    """``scripts/crash-matrix`` plays all of them."""
+    scene = stage(size=3, **QUICK, **SURGE)
+    scene.strict = True
+    counts = Exploration(scene, crashes=2).explore(scene.open(), sample=SAMPLE, seed=SEED)
+    print(f"\nseed {SEED}: {counts}")
+    assert counts.played == [1, SAMPLE, SAMPLE]
+    assert counts.points[1] > 5 * counts.points[0]
+
+
+def test_at_the_target_nothing_changes_any_more(stage: Stage) -> None:
+    scene = stage(**QUICK)
+    rollout = scene.open()
+    assert scene.run(rollout).state is RolloutState.DONE
+    before = mutations(scene)
+    for number in range(100):
+        assert scene.run(rollout).state is RolloutState.DONE
+        again = scene.open(run=f"again-{number}")
+        assert scene.run(again).state is RolloutState.DONE
+    assert mutations(scene) == before
+    scene.check_at_rest()
+
+
+def test_an_exception_thrown_anywhere_leaves_what_a_kill_leaves(stage: Stage) -> None:
     """Nothing on the way out of the engine may act: no handler that "quickly" tidies up or writes something down."""
     scene = stage(size=1, **QUICK)
     left = -1
@@ -137,9 +126,7 @@ def test_an_exception_thrown_anywhere_leaves_what_a_kill_leaves(stage: Callable[
 
 @pytest.mark.parametrize("failing", ["watch", "drain"])
 @pytest.mark.parametrize("budget", [SURGE, NO_SURGE], ids=["surge", "no-surge"])
-def test_a_crash_at_any_point_of_a_failure_and_its_clean_up(
-    stage: Callable[..., Scene], budget: dict[str, str], failing: str
-) -> None:
+def test_a_crash_at_any_point_of_a_failure_and_its_clean_up(stage: Stage, budget: dict[str, str], failing: str) -> None:
     """However often holders die, it ends halted, and the fleet serves without a trace of the failed attempt."""
     changes: dict[str, Any] = {**QUICK, **budget, "drain": {"limit": "2s", "policy": "fail"}}
     scene, again = stage(**changes), stage(**changes)

@@ -19,6 +19,12 @@ GOLDEN = Path(__file__).parent / "golden"
 Stage = Callable[..., Scene]
 
 
+@pytest.fixture
+def stage(stage_anywhere: Stage) -> Stage:
+    """On either database."""
+    return stage_anywhere
+
+
 def tell(scene: Scene, name: str) -> None:
     """Hold the story against the one on file."""
     story = "\n".join(line.rstrip() for line in scene.story) + "\n"

@@ -17,6 +17,12 @@ from tests.rollout.scene import LEASE, OLD, Scene
 Stage = Callable[..., Scene]
 
 
+@pytest.fixture
+def stage(stage_anywhere: Stage) -> Stage:
+    """On either database."""
+    return stage_anywhere
+
+
 def test_a_stale_ticket_does_nothing(stage: Stage) -> None:
     for step in Step:
         scene = stage(size=2)

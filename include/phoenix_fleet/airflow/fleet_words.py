@@ -35,6 +35,27 @@ def params(fleet: Fleet) -> dict[str, Param]:
             title="Only these slots",
             description="Default: every slot that needs it.",
         ),
+        "force": Param(
+            False,
+            type="boolean",
+            title="Force",
+            description="Replace the slots named above even if they are up to date.",
+        ),
+        "rollback_of": Param(
+            None,
+            type=["null", "integer"],
+            title="Roll back",
+            section="Going back",
+            description="Number of the rollout to undo: what it replaced goes back to what ran before, or to Release.",
+        ),
+        "emergency": Param(
+            None,
+            type=["null", "string"],
+            pattern=r"^\d{4}\.(0[1-9]|1[0-2])-[1-9]\d*$",
+            title="Emergency",
+            section="Going back",
+            description="The revoked version to get away from, at once: its instances are replaced, no others.",
+        ),
         "dry_run": Param(
             False, type="boolean", title="Dry run", description="Show the plan in the log; touch nothing."
         ),

@@ -6,6 +6,7 @@ Tasks ask them, and while they are deferred the triggerer does. Each answer says
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from phoenix_fleet.domain.windows import Window
@@ -33,11 +34,35 @@ def family_is_free(catalog: Catalog, *, family: str, run: str) -> Answer:
 
 
 def fleet_is_free(catalog: Catalog, *, fleet: str, run: str) -> Answer:
-    """Whether no other run's rollout of that fleet is open; a halted one counts as free, so that plan can say so."""
+    """Whether it is the run's turn: no other run's rollout of that fleet is open, and none goes first.
+
+    A halted one counts as free once nobody is at it any more, so that plan can say so; and so does being superseded.
+    """
+    place = catalog.queue.find(fleet, run)
+    if place is not None and place.state == "superseded":
+        return True, place.note
     rollout = catalog.rollouts.current(fleet)
-    if rollout is None or rollout.run == run or rollout.state != "open":
-        return True, f"no other rollout of {fleet} is open"
-    return False, f"rollout {rollout.id} of {fleet} to {rollout.version} is open (by {rollout.run})"
+    if rollout is None or rollout.run == run:
+        return _goes_first(catalog, fleet, run)
+    name = f"rollout {rollout.id} of {fleet} to {rollout.version}"
+    if rollout.state == "open":
+        paused = f", paused by {rollout.paused_by}: {rollout.paused_reason}" if rollout.paused_by else ""
+        return False, f"{name} is open (by {rollout.run}){paused}"
+    now = datetime.now(UTC)
+    busy = [each for each in catalog.rollouts.under_way(rollout.id) if each.lease_until and each.lease_until > now]
+    if busy:
+        return False, f"{name} is halted, and {busy[0].holder} has not let go of {busy[0].slot} yet"
+    return True, f"no other rollout of {fleet} is open"
+
+
+def _goes_first(catalog: Catalog, fleet: str, run: str) -> Answer:
+    """Whether no rollback or emergency of another run waits too."""
+    for other in catalog.queue.waiting(fleet):
+        if other.run == run and other.kind != "refresh":
+            break
+        if other.run != run and other.kind != "refresh":
+            return False, f"the {other.kind} of {other.run} to {other.version} goes first"
+    return True, f"no other rollout of {fleet} is open"
 
 
 QUESTIONS: dict[str, Callable[..., Answer]] = {

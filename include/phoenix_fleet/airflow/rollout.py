@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator, task
 
 from phoenix_fleet.airflow import world
+from phoenix_fleet.airflow.orders import order_of
 from phoenix_fleet.airflow.triggers import CatalogTrigger
-from phoenix_fleet.domain.errors import Busy, InvalidConfig, NotFound, Refused
+from phoenix_fleet.catalog.records import REFRESH, Errand, QueueState, RolloutKind
+from phoenix_fleet.domain.errors import Busy, PermanentError
 from phoenix_fleet.domain.models import Image
 from phoenix_fleet.domain.windows import Version
 
 if TYPE_CHECKING:
     from phoenix_fleet.catalog import Catalog
     from phoenix_fleet.config import Fleet
+    from phoenix_fleet.domain.fleets import Plan
+    from phoenix_fleet.rollout.deps import Deps
 
 MAPPED_AT_MOST = 200
 """Task instances per wave: the grid stays readable and the scheduler quick; larger waves go in equal batches."""
@@ -40,6 +44,9 @@ class PlanOperator(BaseOperator):
             self.log.info("%s Waiting for one's turn.", error)
             arguments = {"fleet": self.fleet, "run": world.run_key(context)}
             self.defer(trigger=CatalogTrigger("fleet_is_free", arguments), method_name="execute_complete")
+        except PermanentError:
+            catalog.queue.leave(self.fleet, world.run_key(context))
+            raise
         finally:
             catalog.close()
 
@@ -48,36 +55,27 @@ class PlanOperator(BaseOperator):
         return self.execute(context)
 
     def _plan(self, catalog: Catalog, context: Any) -> Planned:
-        params, fleet = context.get("params") or {}, world.project().fleet(self.fleet)
-        reason, only = world.reason_of(context), list(params.get("slots") or [])
-        unknown = sorted(set(only) - set(fleet.slots))
-        if unknown:
-            raise InvalidConfig(
-                f"{fleet.name} has no slot {', '.join(unknown)}.", remedy=f"Its slots: {', '.join(fleet.slots)}."
-            )
-        image = target_image(catalog, fleet, params.get("release") or "")
-        planned = open_rollout(
-            catalog, fleet, image, context, reason=reason, only=only, dry=bool(params.get("dry_run"))
-        )
-        context["ti"].xcom_push(key="version", value=str(image.version))
+        fleet, run = world.project().fleet(self.fleet), world.run_key(context)
+        existing = catalog.rollouts.for_run(fleet.name, run)
+        if existing is not None:
+            planned = _planned(catalog, existing.id, str(existing.version))
+        else:
+            planned = self._begin(catalog, fleet, run, context)
+        context["ti"].xcom_push(key="version", value=planned["version"])
         return planned
 
-
-def target_image(catalog: Catalog, fleet: Fleet, release: str) -> Image:
-    """The release asked for, or the newest released one.
-
-    :raises NotFound: if there is none.
-    :raises Refused: if the one asked for stands too low on the ladder.
-    """
-    if release:
-        image = catalog.images.get(fleet.family, Version.parse(release))
-        if image.rung != fleet.required_rung:
-            raise Refused(f"{image} is {image.rung}, and {fleet.name} takes only {fleet.requires} images.")
-        return image
-    newest = catalog.images.newest_released(fleet.family)
-    if newest is None:
-        raise NotFound(f"{fleet.family} has no release.", remedy=f"Run the DAG image.{fleet.family} first.")
-    return newest
+    def _begin(self, catalog: Catalog, fleet: Fleet, run: str, context: Any) -> Planned:
+        order = order_of(catalog, fleet, context)
+        version = order.image.version
+        if not order.dry:
+            place = catalog.queue.ask(fleet.name, run, version, order.errand.kind, whole=order.whole)
+            if place.state is QueueState.SUPERSEDED:
+                self.log.warning("Nothing is left to do for %s: %s.", place.version, place.note)
+                return {"rollout": None, "waves": {}, "version": str(place.version)}
+        return open_rollout(
+            catalog, fleet, order.image, context,
+            reason=order.reason, only=list(order.only), dry=order.dry, errand=order.errand,
+        )  # fmt: skip
 
 
 def open_rollout(
@@ -91,12 +89,12 @@ def open_rollout(
     dry: bool,
     one_wave: bool = False,
     supersede: bool = False,
+    errand: Errand = REFRESH,
 ) -> Planned:
     """Look at the fleet, plan, log every slot with its reason, and open the rollout unless it is a dry run."""
     from dataclasses import replace
 
     from phoenix_fleet.rollout.deps import deps_for
-    from phoenix_fleet.rollout.planning import draw_plan
 
     existing = catalog.rollouts.for_run(fleet.name, world.run_key(context))
     if existing is not None:
@@ -104,7 +102,7 @@ def open_rollout(
     deps = deps_for(
         world.project(), fleet, catalog, world.connections, log=world.log.info, workdir=world.workdir(context)
     )
-    plan = draw_plan(deps, fleet, image, only=only)
+    plan = _drawn(deps, fleet, image, only, errand)
     for slot, why in plan.up_to_date:
         world.log.info("%s stays: %s", slot, why)
     for entry in plan.slots:
@@ -124,8 +122,22 @@ def open_rollout(
         actor=world.actor_of(context),
         reason=reason,
         supersede=supersede,
+        errand=errand,
     )
-    return _planned(catalog, rollout.id, str(image.version))
+    return _planned(catalog, rollout.id, str(rollout.version))
+
+
+def _drawn(deps: Deps, fleet: Fleet, image: Image, only: list[str], errand: Errand) -> Plan:
+    """The plan; a rollback's and an emergency's are about nothing but what they go away from."""
+    from phoenix_fleet.domain.fleets import Plan
+    from phoenix_fleet.rollout.planning import draw_plan, slots_on
+
+    if errand.kind is RolloutKind.EMERGENCY and errand.undone is not None:
+        only = slots_on(deps, fleet, errand.undone)
+    if errand.kind is not RolloutKind.REFRESH and not only:
+        world.log.info("Nothing in %s runs %s.", fleet.name, errand.undone)
+        return Plan()
+    return draw_plan(deps, fleet, image, only=only, undone=errand.undone, force=errand.forced)
 
 
 def _planned(catalog: Catalog, rollout_id: int, version: str) -> Planned:

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import BaseOperator
 
-from phoenix_fleet.airflow import questions, world
+from phoenix_fleet.airflow import orders, questions, world
 from phoenix_fleet.airflow.triggers import CatalogTrigger
 from phoenix_fleet.domain.ladder import Rung
 
@@ -30,6 +30,8 @@ class WaitFor(BaseOperator):
     def execute(self, context: Any) -> str:
         """Ask; defer while the answer is no."""
         arguments = dict(self.subject)
+        if self.question == "release_of_window" and orders.is_urgent(context):
+            return "this run goes away from a release and waits for none"
         if self.question == "release_of_window":
             arguments["window"] = str(world.window_of(context))
         else:

@@ -1,4 +1,4 @@
-"""The catalog's front: one database, six stores."""
+"""The catalog's front: one database, nine stores."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from datetime import timedelta
 from types import TracebackType
 
 from phoenix_fleet.catalog import migration
+from phoenix_fleet.catalog.blocking import BlockStore
 from phoenix_fleet.catalog.database import Database
 from phoenix_fleet.catalog.events import EventStore
 from phoenix_fleet.catalog.images import ImageStore
 from phoenix_fleet.catalog.intents import IntentStore
+from phoenix_fleet.catalog.lifecycle import LifecycleStore
 from phoenix_fleet.catalog.measurements import MeasurementStore
+from phoenix_fleet.catalog.queue import QueueStore
 from phoenix_fleet.catalog.reaping import ReapStore
 from phoenix_fleet.catalog.rollouts import RolloutStore
-from phoenix_fleet.domain.clock import Clock, SystemClock
+from phoenix_fleet.domain.clock import Clock
 
 DEFAULT_URL = "sqlite:////var/lib/phoenix-fleet/catalog.db"
 LOCK_TIMEOUT = timedelta(seconds=30)
@@ -33,15 +36,24 @@ class Catalog:
         """Name the database; nothing is opened yet.
 
         :param url: ``sqlite:////absolute/file`` or ``postgresql+psycopg2://user:password@host/database``.
+        :param clock: what time it is. Default: the PostgreSQL server's clock; for a SQLite file, this machine's.
         :raises InvalidConfig: for any other.
         """
-        self._database = Database(url, clock or SystemClock(), lock_timeout)
+        self._database = Database(url, clock, lock_timeout)
         self.images = ImageStore(self._database)
         self.measurements = MeasurementStore(self._database)
         self.rollouts = RolloutStore(self._database)
         self.intents = IntentStore(self._database)
+        self.queue = QueueStore(self._database)
+        self.blocks = BlockStore(self._database)
+        self.lifecycle = LifecycleStore(self._database)
         self.events = EventStore(self._database)
         self.reaping = ReapStore(self._database, self.intents)
+
+    @property
+    def clock(self) -> Clock:
+        """The one clock that everything written here is dated by; whoever compares with that reads it too."""
+        return self._database
 
     @classmethod
     def from_environment(cls, clock: Clock | None = None) -> Catalog:

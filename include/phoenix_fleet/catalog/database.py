@@ -13,17 +13,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import URL, Connection, Engine, event, exc
+from sqlalchemy import URL, Connection, Engine, event, exc, func, select
 from sqlalchemy.orm import Session
 
 from phoenix_fleet.catalog import chain
 from phoenix_fleet.catalog.schema import ChainRow
-from phoenix_fleet.domain.clock import Clock
+from phoenix_fleet.domain.clock import Clock, SystemClock
 from phoenix_fleet.domain.errors import AuthenticationFailed, InvalidConfig, PermanentError, PhoenixError, Unavailable
 
 _MIGRATE = "Run the migrations once (Catalog.migrate()) with the same PHOENIX_CATALOG_URL."
@@ -45,9 +45,11 @@ class Transaction:
 class Database:
     """One database by URL. No I/O until it is first used; safe between threads and after a fork."""
 
-    def __init__(self, url: str, clock: Clock, lock_timeout: timedelta) -> None:
+    def __init__(self, url: str, clock: Clock | None, lock_timeout: timedelta) -> None:
         self.url = parse_url(url)
-        self.clock = clock
+        # Hosts that share a PostgreSQL server do not share a clock, so theirs is the server's. A SQLite file belongs
+        # to one host.
+        self._clock = SystemClock() if clock is None and self.is_sqlite else clock
         self.lock_timeout = lock_timeout
         self._guard = threading.Lock()
         self._engine: Engine | None = None
@@ -76,13 +78,27 @@ class Database:
                 raise PermanentError(
                     f"{self}: the event chain has lost its head row.", remedy="Restore the catalog from a backup."
                 )
-            yield Transaction(session, self.clock.now(), head)
+            yield Transaction(session, self._moment(session), head)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session that sees one moment of the database and changes nothing."""
         with self._translated(), Session(self._snapshots()) as session, session.begin():
             yield session
+
+    def now(self) -> datetime:
+        """The moment by the one clock of everybody who uses this database, aware, in UTC."""
+        if self._clock is not None:
+            return self._clock.now()
+        with self.read() as session:
+            return self._moment(session)
+
+    def _moment(self, session: Session) -> datetime:
+        if self._clock is not None:
+            return self._clock.now()
+        # Not now(), which stands still from the beginning of the transaction: it may have waited for the lock since.
+        told: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+        return told.astimezone(UTC)
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from phoenix_fleet.catalog.database import Database
+from phoenix_fleet.catalog.database import Database, Transaction
 from phoenix_fleet.catalog.records import Settled, WindowRecord
 from phoenix_fleet.catalog.schema import ArtefactRow, ImageRow, SettledWindowRow
 from phoenix_fleet.domain.errors import Busy, InvalidConfig, NotFound, Refused
@@ -94,15 +94,7 @@ class ImageStore:
         """
         with self._database.write() as tx:
             row = find_image(tx.session, family, version)
-            current = Rung(row.rung)
-            check_move(current, rung)
-            if rung == current:
-                return to_image(row)
-            if rung == Rung.RELEASED and not row.artefacts:
-                raise Refused(f"{family} {version} has no artefact, so there is nothing to release.")
-            row.rung, row.reason, row.moved_at = rung, reason, tx.now
-            payload = {"from": current, "to": rung, "reason": reason, "digests": digests_of(row)}
-            tx.event("image.moved", subject_of(row), actor, payload)
+            move_image(tx, row, rung, actor=actor, reason=reason)
             return to_image(row)
 
     def get(self, family: str, version: Version) -> Image:
@@ -162,6 +154,24 @@ class ImageStore:
         with self._database.read() as session:
             row = session.get(SettledWindowRow, (family, str(window)))
             return _to_window(row) if row is not None else None
+
+
+def move_image(tx: Transaction, row: ImageRow, rung: Rung, *, actor: str, reason: str) -> bool:
+    """Put the image on that rung; whether it was not there before.
+
+    :raises IllegalTransition: it may not go there from where it stands.
+    :raises Refused: it would be released without any artefact.
+    """
+    current = Rung(row.rung)
+    check_move(current, rung)
+    if rung == current:
+        return False
+    if rung == Rung.RELEASED and not row.artefacts:
+        raise Refused(f"{row.family} {version_of(row)} has no artefact, so there is nothing to release.")
+    row.rung, row.reason, row.moved_at = rung, reason, tx.now
+    payload = {"from": current, "to": rung, "reason": reason, "digests": digests_of(row)}
+    tx.event("image.moved", subject_of(row), actor, payload)
+    return True
 
 
 def find_image(session: Session, family: str, version: Version) -> ImageRow:

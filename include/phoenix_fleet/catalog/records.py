@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
@@ -35,6 +35,22 @@ class RolloutState(StrEnum):
     def is_closed(self) -> bool:
         """Whether nothing more will happen in its name."""
         return self not in (RolloutState.OPEN, RolloutState.HALTED)
+
+
+class RolloutKind(StrEnum):
+    """What a rollout is for."""
+
+    REFRESH = "refresh"
+    ROLLBACK = "rollback"
+    EMERGENCY = "emergency"
+
+
+class QueueState(StrEnum):
+    """What became of a run that asked for its turn."""
+
+    WAITING = "waiting"
+    BEGUN = "begun"
+    SUPERSEDED = "superseded"
 
 
 class SlotState(StrEnum):
@@ -68,6 +84,69 @@ class Planned(Protocol):
     def old_instance(self) -> str:
         """Id of the instance that fills it now; empty for none."""
         ...
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What a rollout is opened for, where it is more than bringing a release."""
+
+    kind: RolloutKind = RolloutKind.REFRESH
+    undoes: int | None = None
+    """The rollout that a rollback undoes."""
+    undone: Version | None = None
+    """The version that goes although it may be newer: the one rolled back, or the one revoked."""
+    forced: bool = False
+    """Whether what stands in the planned slots goes even if it is up to date."""
+    deadline_in: timedelta | None = None
+    """How long after the revocation an emergency must be over."""
+
+
+REFRESH = Errand()
+
+
+@dataclass(frozen=True)
+class BlockRecord:
+    """A release that a fleet must not get, and who said so."""
+
+    fleet: str
+    family: str
+    version: Version
+    actor: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class QueueRecord:
+    """One run's place in a fleet's queue."""
+
+    fleet: str
+    run: str
+    version: Version
+    kind: RolloutKind
+    whole: bool
+    """Whether it is about every slot that needs it, so that a newer release makes it needless."""
+    state: QueueState
+    note: str
+    """Why it was superseded; empty if it was not."""
+    queued_at: datetime
+    seen_at: datetime
+    """When its run asked last: a run that no longer asks is dead and counts no more."""
+
+
+@dataclass(frozen=True)
+class RollbackRecord:
+    """What a rollback goes back from and to, and over which slots."""
+
+    fleet: str
+    family: str
+    undoes: int
+    """The rollout that is rolled back."""
+    undone: Version
+    version: Version
+    """What the slots go back to."""
+    slots: tuple[str, ...]
+    """Those that it replaced, and those that it had begun to replace."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +228,19 @@ class RolloutRecord:
     halted_at: datetime | None = None
     resumed_by: str = ""
     """Who resumed it last; empty if nobody had to."""
+    paused_by: str = ""
+    """Who paused it; empty if it is not paused."""
+    paused_reason: str = ""
+    paused_at: datetime | None = None
+    kind: RolloutKind = RolloutKind.REFRESH
+    undoes: int | None = None
+    """The rollout that this one rolls back; None if it is no rollback."""
+    undone: Version | None = None
+    """The version whose instances go although it may be newer than ``version``."""
+    forced: bool = False
+    """Whether what was planned to go goes even if it is up to date."""
+    deadline: datetime | None = None
+    """When an emergency must be over; None for any other rollout."""
 
     @property
     def purpose(self) -> str:

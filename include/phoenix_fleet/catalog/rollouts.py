@@ -9,8 +9,20 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from phoenix_fleet.catalog import queue
+from phoenix_fleet.catalog.blocking import check_unblocked
 from phoenix_fleet.catalog.database import Transaction
-from phoenix_fleet.catalog.records import Planned, RolloutRecord, RolloutState, SlotRecord, SlotState
+from phoenix_fleet.catalog.errands import CURRENT, check_errand, deadline_of, gives_way, is_revoked
+from phoenix_fleet.catalog.records import (
+    REFRESH,
+    Errand,
+    Planned,
+    RolloutKind,
+    RolloutRecord,
+    RolloutState,
+    SlotRecord,
+    SlotState,
+)
 from phoenix_fleet.catalog.schema import FleetRow, RolloutRow, SlotRow
 from phoenix_fleet.catalog.standing import to_slot
 from phoenix_fleet.catalog.tickets import (
@@ -25,8 +37,6 @@ from phoenix_fleet.catalog.tickets import (
 from phoenix_fleet.domain.errors import Busy, Halted, InvalidConfig, NotFound, Refused
 from phoenix_fleet.domain.steps import Step
 from phoenix_fleet.domain.windows import Version, Window
-
-_CURRENT = (RolloutState.OPEN, RolloutState.HALTED)
 
 
 class RolloutStore(TicketStore):
@@ -45,6 +55,7 @@ class RolloutStore(TicketStore):
         actor: str,
         reason: str,
         supersede: bool = False,
+        errand: Errand = REFRESH,
     ) -> RolloutRecord:
         """A new rollout with its slots in the order given; asked again by the same run, the same rollout as it is.
 
@@ -52,9 +63,12 @@ class RolloutStore(TicketStore):
 
         :param settings: the fleet file as it is now, JSON-able, kept for the whole rollout.
         :param supersede: take the place of one that is halted, or open with nobody at it (staging fleets).
+        :param errand: what it is for, if it is no refresh. A rollback takes the place of what it undoes, an emergency
+            that of a rollout to a revoked release, once nobody is at it.
         :raises Halted: the fleet's last rollout is halted.
-        :raises Busy: another one is open, for this window or an older one.
+        :raises Busy: another one is open, for this window or an older one; or another run goes first.
         :raises InvalidConfig: the slots are not distinct, or a wave is below zero.
+        :raises Refused: the release is blocked for the fleet, or the errand is not what the catalog knows of it.
         """
         _check_slots(slots)
         if not run:
@@ -63,9 +77,13 @@ class RolloutStore(TicketStore):
             again = tx.session.scalar(select(RolloutRow).where(RolloutRow.fleet == fleet, RolloutRow.run == run))
             if again is not None:
                 return _to_rollout(again)
+            check_unblocked(tx.session, fleet, family, version)
+            check_errand(tx.session, fleet, family, [each.slot for each in slots], errand)
             standing = _current(tx.session, fleet)
             if standing is not None:
-                _make_room(tx, standing, actor=actor, supersede=supersede, version=version)
+                may = supersede or gives_way(tx.session, standing, errand)
+                _make_room(tx, standing, actor=actor, supersede=may, version=version)
+            queue.begin(tx, fleet, run, errand.kind)
             _fence(tx, fleet)
             row = RolloutRow(
                 fleet=fleet,
@@ -78,6 +96,11 @@ class RolloutStore(TicketStore):
                 actor=actor,
                 reason=reason,
                 opened_at=tx.now,
+                kind=errand.kind,
+                undoes=errand.undoes,
+                undone=str(errand.undone) if errand.undone else None,
+                forced=errand.forced,
+                deadline=deadline_of(tx.session, family, errand),
             )
             tx.session.add(row)
             tx.session.flush()
@@ -89,6 +112,10 @@ class RolloutStore(TicketStore):
                 "run": run,
                 "reason": reason,
                 "slots": [[each.slot, each.wave, each.reason, each.old_instance] for each in slots],
+                "kind": errand.kind,
+                "undoes": errand.undoes,
+                "undone": row.undone,
+                "forced": errand.forced,
             }
             tx.event("rollout.opened", subject_of(row), actor, payload)
             return _to_rollout(row)
@@ -143,11 +170,25 @@ class RolloutStore(TicketStore):
                 set_halted(tx, row, by=actor, reason=reason)
             return _to_rollout(row)
 
-    def resume(self, fleet: str, *, actor: str, reason: str) -> RolloutRecord:
-        """The fleet's halted rollout, open again; what had failed waits for a new try.
+    def pause(self, fleet: str, *, actor: str, reason: str) -> RolloutRecord:
+        """The fleet's rollout, paused: what has begun is finished, nothing else begins before a person resumes it.
+
+        Pausing twice changes nothing.
 
         :raises NotFound: no rollout of the fleet is under way.
-        :raises Refused: nobody is named, or it is not halted.
+        """
+        with self._database.write() as tx:
+            row = _find_current(tx.session, fleet)
+            if not row.paused_by:
+                row.paused_by, row.paused_reason, row.paused_at = actor, reason, tx.now
+                tx.event("rollout.paused", subject_of(row), actor, {"reason": reason})
+            return _to_rollout(row)
+
+    def resume(self, fleet: str, *, actor: str, reason: str) -> RolloutRecord:
+        """The fleet's halted or paused rollout, going on; what had failed waits for a new try.
+
+        :raises NotFound: no rollout of the fleet is under way.
+        :raises Refused: nobody is named; it is neither halted nor paused; or its release is revoked or blocked.
         """
         if not actor.strip():
             raise Refused(
@@ -155,32 +196,36 @@ class RolloutStore(TicketStore):
             )
         with self._database.write() as tx:
             row = _find_current(tx.session, fleet)
-            if row.state != RolloutState.HALTED:
+            if row.state != RolloutState.HALTED and not row.paused_by:
                 raise Refused(f"Rollout {row.id} of {fleet} is {row.state}, so there is nothing to resume.")
+            _check_good(tx.session, row)
             failed = select(SlotRow).where(SlotRow.rollout_id == row.id, SlotRow.state == SlotState.FAILED)
             again = list(tx.session.scalars(failed.order_by(SlotRow.position)))
             for slot in again:
                 set_waiting_again(slot)
-            payload = {"reason": reason, "again": [slot.slot for slot in again], "was": row.halted_reason}
+            was = row.halted_reason or row.paused_reason
+            payload = {"reason": reason, "again": [slot.slot for slot in again], "was": was}
             row.state, row.resumed_by = RolloutState.OPEN, actor
             row.halted_slot, row.halted_step, row.halted_reason = "", None, ""
             row.halted_by, row.halted_at = "", None
+            row.paused_by, row.paused_reason, row.paused_at = "", "", None
             tx.event("rollout.resumed", subject_of(row), actor, payload)
             return _to_rollout(row)
 
     def cancel(self, fleet: str, *, actor: str, reason: str) -> RolloutRecord:
         """The fleet's rollout, cancelled for good. Asked again, the one that was cancelled last.
 
-        Whoever holds a ticket of it may still clean up the new instance of its slot, until the next rollout opens.
+        What was under way is written down as it stands: the next rollout, or a rollback, finishes or undoes it.
 
         :raises NotFound: no rollout of the fleet is under way.
         """
         with self._database.write() as tx:
             row = _current(tx.session, fleet) or _last(tx.session, fleet)
-            if row is None or row.state not in (*_CURRENT, RolloutState.CANCELLED):
+            if row is None or row.state not in (*CURRENT, RolloutState.CANCELLED):
                 raise _nothing_under_way(fleet)
             if row.state != RolloutState.CANCELLED:
-                _close(tx, row, RolloutState.CANCELLED, actor=actor, payload={"reason": reason})
+                payload = {"reason": reason, "under_way": _under_way(tx.session, row)}
+                _close(tx, row, RolloutState.CANCELLED, actor=actor, payload=payload)
             return _to_rollout(row)
 
     def complete(self, rollout_id: int) -> RolloutRecord:
@@ -232,6 +277,25 @@ def _make_room(tx: Transaction, standing: RolloutRow, *, actor: str, supersede: 
     tx.session.flush()
 
 
+def _check_good(session: Session, row: RolloutRow) -> None:
+    """Return if the rollout's release may still be brought. :raises Refused: it was revoked, or rolled back here."""
+    check_unblocked(session, row.fleet, row.family, Version.parse(row.version))
+    if is_revoked(session, row.family, row.version):
+        raise Refused(
+            f"Rollout {row.id} of {row.fleet} brings {row.family} {row.version}, which is revoked.",
+            remedy=f"Start fleet.{row.fleet} with `emergency: {row.version}`, or cancel this rollout.",
+        )
+
+
+def _under_way(session: Session, rollout: RolloutRow) -> list[dict[str, str | None]]:
+    """How the replacements stand that somebody was at."""
+    query = select(SlotRow).where(SlotRow.rollout_id == rollout.id, SlotRow.state == SlotState.RUNNING)
+    return [
+        {"slot": row.slot, "step": row.step, "old_instance": row.old_instance, "new_instance": row.new_instance}
+        for row in session.scalars(query.order_by(SlotRow.position))
+    ]
+
+
 def _alive(session: Session, rollout: RolloutRow, now: datetime) -> SlotRow | None:
     running = select(SlotRow).where(SlotRow.rollout_id == rollout.id, SlotRow.state == SlotState.RUNNING)
     return session.scalar(running.where(SlotRow.lease_until > now).limit(1))
@@ -270,7 +334,7 @@ def _to_rows(rollout_id: int, slots: Sequence[Planned]) -> list[SlotRow]:
 
 
 def _current(session: Session, fleet: str) -> RolloutRow | None:
-    return session.scalar(select(RolloutRow).where(RolloutRow.fleet == fleet, RolloutRow.state.in_(_CURRENT)))
+    return session.scalar(select(RolloutRow).where(RolloutRow.fleet == fleet, RolloutRow.state.in_(CURRENT)))
 
 
 def _last(session: Session, fleet: str) -> RolloutRow | None:
@@ -309,4 +373,12 @@ def _to_rollout(row: RolloutRow) -> RolloutRecord:
         halted_by=row.halted_by or "",
         halted_at=row.halted_at,
         resumed_by=row.resumed_by or "",
+        paused_by=row.paused_by or "",
+        paused_reason=row.paused_reason or "",
+        paused_at=row.paused_at,
+        kind=RolloutKind(row.kind),
+        undoes=row.undoes,
+        undone=Version.parse(row.undone) if row.undone else None,
+        forced=row.forced,
+        deadline=row.deadline,
     )

@@ -248,6 +248,60 @@ class RolloutRow(Base):
     halted_by: Mapped[str] = mapped_column(default="")
     halted_at: Mapped[datetime | None]
     resumed_by: Mapped[str] = mapped_column(default="")
+    paused_by: Mapped[str] = mapped_column(default="")
+    paused_reason: Mapped[str] = mapped_column(default="")
+    paused_at: Mapped[datetime | None]
+    kind: Mapped[str] = mapped_column(default="refresh")
+    undoes: Mapped[int | None]
+    """The rollout that this one rolls back."""
+    undone: Mapped[str | None]
+    """The version whose instances go although it is newer than what comes."""
+    forced: Mapped[bool] = mapped_column(default=False)
+    deadline: Mapped[datetime | None]
+
+
+class BlockRow(Base):
+    """A release that a fleet must not get, until somebody lifts that."""
+
+    __tablename__ = "blocks"
+    __table_args__ = (
+        Index(
+            "uq_blocks_standing",
+            "fleet",
+            "family",
+            "version",
+            unique=True,
+            sqlite_where=text("lifted_at IS NULL"),
+            postgresql_where=text("lifted_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    fleet: Mapped[str]
+    family: Mapped[str]
+    version: Mapped[str]
+    actor: Mapped[str]
+    reason: Mapped[str]
+    at: Mapped[datetime]
+    lifted_by: Mapped[str] = mapped_column(default="")
+    lifted_reason: Mapped[str] = mapped_column(default="")
+    lifted_at: Mapped[datetime | None]
+
+
+class QueueRow(Base):
+    """A run that waits, or has waited, for its turn to open a rollout of a fleet."""
+
+    __tablename__ = "queue"
+
+    fleet: Mapped[str] = mapped_column(primary_key=True)
+    run: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[str]
+    kind: Mapped[str]
+    whole: Mapped[bool]
+    state: Mapped[str]
+    note: Mapped[str] = mapped_column(default="")
+    queued_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
 
 
 class SlotRow(Base):

@@ -29,6 +29,12 @@ class SlotQueries:
         with self._database.read() as session:
             return frozenset(session.scalars(query))
 
+    def planned_old(self, rollout_id: int, slot: str) -> str:
+        """Id of the instance that the rollout was to take out of that slot; empty if it planned none."""
+        query = select(SlotRow.old_instance).where(SlotRow.rollout_id == rollout_id, SlotRow.slot == slot)
+        with self._database.read() as session:
+            return session.scalar(query) or ""
+
     def recent_seconds(self, fleet: str, limit: int = 50) -> list[float]:
         """How long the fleet's last replacements took, in seconds, the latest first; those not needed do not count."""
         query = (

@@ -40,7 +40,7 @@ class TicketStore(SlotQueries):
 
         :param holder: who asks, down to the try: another try of the same task is another holder.
         :raises NotFound: no such rollout.
-        :raises Halted: the rollout is halted.
+        :raises Halted: the rollout is halted; or it is paused, and none that has begun needs a new holder.
         :raises Busy: as many as may be are under way already.
         :raises Refused: an earlier wave is not done, or the rollout was cancelled or superseded.
         """
@@ -91,6 +91,17 @@ class TicketStore(SlotQueries):
         """
         with self._database.read() as session:
             check_ticket(session, ticket)
+
+    def may_begin(self, ticket: Ticket) -> None:
+        """Return if the holder's replacement may begin, nothing of which has been touched yet.
+
+        :raises Fenced: someone else has the slot, or the rollout is closed.
+        :raises Halted: the rollout is halted or paused.
+        """
+        with self._database.read() as session:
+            rollout, _ = check_ticket(session, ticket)
+            if rollout.paused_by:
+                raise paused(rollout, ticket.slot)
 
     def enter(
         self, ticket: Ticket, step: Step, *, new_instance: str | None = None, facts: Mapping[str, Any] | None = None
@@ -207,6 +218,14 @@ def held(session: Session, ticket: Ticket) -> tuple[RolloutRow, SlotRow]:
     return rollout, row
 
 
+def paused(rollout: RolloutRow, who: str) -> Halted:
+    """The error for whoever would begin on a paused rollout."""
+    return Halted(
+        f"{who} waits: paused by {rollout.paused_by}: {rollout.paused_reason}",
+        remedy=f"Resume rollout {rollout.id} of {rollout.fleet}, or cancel it.",
+    )
+
+
 def halted(rollout: RolloutRow, who: str) -> Halted:
     """The error for whoever waits on a halted rollout."""
     culprit = f"{rollout.halted_slot} at {rollout.halted_step}" if rollout.halted_slot else rollout.halted_by
@@ -286,12 +305,17 @@ def _choose(
     """Which slot the holder gets, and how it gets it. :raises Busy: none now."""
     in_wave = _queue(rollout).where(SlotRow.wave == wave)
     running = in_wave.where(SlotRow.state == SlotState.RUNNING)
+    if rollout.paused_by:
+        # What has begun is finished, whoever has to; a replacement at its first step has touched nothing.
+        running = running.where(SlotRow.step.is_not(None), SlotRow.step != Step.CHECK)
     if own := tx.session.scalar(running.where(SlotRow.holder == holder)):
         return own, "reclaimed"
     if expired := tx.session.scalar(running.where(SlotRow.lease_until <= tx.now)):
         return expired, "taken_over"
     waiting = tx.session.scalar(in_wave.where(SlotRow.state == SlotState.WAITING))
     under_way = list(tx.session.scalars(_queue(rollout).limit(None).where(SlotRow.state == SlotState.RUNNING)))
+    if rollout.paused_by and (waiting is not None or under_way):
+        raise paused(rollout, (waiting or under_way[0]).slot)
     if waiting is not None and len(under_way) < max_in_flight:
         return waiting, "claimed"
     if waiting is None and not under_way:

@@ -89,7 +89,7 @@ class Refused(PermanentError):
 
 
 class Halted(Refused):
-    """The rollout is halted until a named person resumes it or rolls it back."""
+    """The rollout is halted or paused until a named person resumes it or rolls it back."""
 
 
 class Fenced(Refused):

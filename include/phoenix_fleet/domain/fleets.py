@@ -132,6 +132,12 @@ class Target:
     """Of the artefact on the fleet's platform; empty where the platform reports none."""
     acceptable: Mapping[Version, str] = field(default_factory=dict)
     """Other versions that may stay where they are newer, each with its digest: those not revoked."""
+    undone: Version | None = None
+    """The version that is rolled back: its instances go although they may be newer and good elsewhere."""
+    forced: frozenset[str] = frozenset()
+    """Ids of instances that go although they are up to date, because a person says so."""
+    returning: frozenset[str] = frozenset()
+    """Ids of instances that what is rolled back had taken traffic from: they come back rather than going."""
 
 
 @dataclass(frozen=True, slots=True)

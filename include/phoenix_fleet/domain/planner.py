@@ -19,7 +19,7 @@ from phoenix_fleet.domain.fleets import (
     SlotView,
     Target,
 )
-from phoenix_fleet.domain.models import Instance, InstanceState
+from phoenix_fleet.domain.models import Backend, Instance, InstanceState
 from phoenix_fleet.domain.tally import Seen
 from phoenix_fleet.domain.waves import count, wave_of
 from phoenix_fleet.domain.windows import Version
@@ -51,7 +51,8 @@ LONG_AGO = datetime.min.replace(tzinfo=UTC)
 def plan(shape: FleetShape, target: Target, observed: Observed, now: datetime, only: Sequence[str] = ()) -> Plan:
     """What a rollout of ``target`` would do to the fleet; ``only`` limits it to those slots (none named: all).
 
-    Empty slots come first, then what is out of service; there nothing is lost. The others follow zone by zone, the
+    Where a new instance stands beside the old one already comes first: that gives back the room it takes. Empty slots
+    follow, then what is out of service; there nothing is lost. The others follow zone by zone, the
     zone of the oldest first, and within it host by host: what runs the wrong image before what is only too old,
     oldest first.
 
@@ -101,12 +102,13 @@ def _in_order(views: Sequence[SlotView], target: Target) -> list[SlotView]:
 
     def urgency(view: SlotView) -> _Urgency:
         old = view.old
-        if old is None:
-            return 0, LONG_AGO, "", LONG_AGO, "", False, LONG_AGO
+        if old is None or view.new is not None:
+            # What only has to take something out makes the room that launches elsewhere may be waiting for.
+            return (0 if old else 1), LONG_AGO, "", LONG_AGO, "", False, LONG_AGO
         if not view.serves:
-            return 1, LONG_AGO, old.zone, LONG_AGO, old.host, False, _born(old)
+            return 2, LONG_AGO, old.zone, LONG_AGO, old.host, False, _born(old)
         oldest = hosts[old.zone, old.host]
-        return 2, zones[old.zone], old.zone, oldest, old.host, not _wrong_image(old, target), _born(old)
+        return 3, zones[old.zone], old.zone, oldest, old.host, not _wrong_image(old, target), _born(old)
 
     return sorted(views, key=urgency)
 
@@ -134,6 +136,10 @@ def view_slot(shape: FleetShape, slot: str, target: Target, observed: Seen, now:
             refused=f"{faults[newer[-1].id]}, but on {newer[-1].version}, which is newer than {target.version}: "
             "never a downgrade",
         )
+    back = [] if good else [instance for instance in bad if _comes_back(instance, target, observed)]
+    good, bad = [*good, *back], [instance for instance in bad if instance not in back]
+    if not bad:
+        return SlotView(slot, reason=f"{good[-1].name} was to be replaced and comes back into service", new=good[-1])
     old = next((instance for instance in bad if observed.serves(instance)), bad[-1])
     new = good[-1] if good else None
     reason = faults[old.id] if new is None else f"left over beside {new.name}: {faults[old.id]}"
@@ -142,6 +148,13 @@ def view_slot(shape: FleetShape, slot: str, target: Target, observed: Seen, now:
         return SlotView(slot, refused=f"{reason}, but {refused}")
     surplus = tuple(each for each in bad if each is not old and not observed.serves(each))
     return SlotView(slot, reason=reason, old=old, new=new, surplus=surplus, serves=serves)
+
+
+def _comes_back(instance: Instance, target: Target, observed: Seen) -> bool:
+    """Whether it is sound and out of service only because the rollout that is undone had begun to replace it."""
+    idle = observed.backend(instance).state in (Backend.DRAINING, Backend.ABSENT)
+    returns = instance.id in target.returning and instance.state is InstanceState.RUNNING
+    return returns and idle and not _wrong_image(instance, target)
 
 
 def _hopeless(shape: FleetShape, old: Instance, observed: Seen) -> str:
@@ -168,7 +181,8 @@ def _parse(instance: Instance) -> Version | None:
 
 def _keeps_newer(instance: Instance, target: Target) -> bool:
     version = _parse(instance)
-    return version is not None and version > target.version and version in target.acceptable
+    newer = version is not None and version > target.version
+    return newer and version in target.acceptable and version != target.undone
 
 
 def find_fault(instance: Instance, shape: FleetShape, target: Target, observed: Seen, now: datetime) -> str:
@@ -179,6 +193,8 @@ def find_fault(instance: Instance, shape: FleetShape, target: Target, observed: 
     """
     if wrong := _wrong_image(instance, target):
         return wrong
+    if instance.id in target.forced:
+        return "up to date, and replaced by order"
     if instance.launched_at is not None and now - instance.launched_at > shape.max_age:
         return f"older than {_age(shape.max_age)}"
     if not observed.serves(instance):
@@ -192,6 +208,8 @@ def _wrong_image(instance: Instance, target: Target) -> str:
     version = _parse(instance)
     if version is None:
         return f"unknown version: {instance.version!r}"
+    if version == target.undone and version in target.acceptable:
+        return f"rolled back: {version}"
     if version < target.version:
         return f"outdated: {version}"
     if version > target.version and version not in target.acceptable:
@@ -255,12 +273,14 @@ def check_whole(shape: FleetShape, observed: Seen) -> Decision:
 def may_begin(shape: FleetShape, view: SlotView, observed: Seen) -> Decision:
     """Whether the replacement of what stands in that slot may begin now.
 
-    The floor must hold when the old instance goes; with a surge the new one serves by then, so it counts already.
+    The floor must hold when the old instance goes; with a surge the new one serves by then, so it counts already,
+    unless it serves now and was counted.
     """
     if view.old is None:
         return Decision(True, "nothing has to go")
     budget = shape.budget
-    arriving = 1 if budget.max_surge and view.new is None else 0
+    serves_already = view.new is not None and observed.serves(view.new)
+    arriving = 1 if budget.max_surge and not serves_already else 0
     return check_floor(shape.size, budget.max_unavailable, observed, view.old.id, arriving=arriving)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from phoenix_fleet.domain import planner
 from phoenix_fleet.domain.errors import Blind
-from phoenix_fleet.domain.fleets import Decision, Observed, SlotView
+from phoenix_fleet.domain.fleets import Decision, Observed, SlotView, Target
 from phoenix_fleet.domain.models import Instance, InstanceState
 from phoenix_fleet.domain.steps import Step
 from phoenix_fleet.rollout import neighbours, retiring
@@ -20,7 +20,7 @@ def check(work: Replacement) -> Result:
 
     Nothing is touched, but for instances left over in the slot, out of service, from attempts that came to no end.
     """
-    work.deps.catalog.rollouts.holds(work.ticket)
+    work.deps.catalog.rollouts.may_begin(work.ticket)
     observed = work.observe()
     if work.facts.get("surplus"):
         return _retire_surplus(work, Identity(**work.facts["surplus"]))
@@ -28,7 +28,7 @@ def check(work: Replacement) -> Result:
     if degraded := neighbours.find_degraded(work.deps):
         return Waiting(degraded, PATIENCE, {"held_until": work.now.isoformat()}, patient=True)
     _check_listing(work, observed)
-    target = target_of(work.deps.catalog, work.fleet, work.image)
+    target = _target(work)
     view = planner.view_slot(work.shape, work.name, target, observed, work.now)
     if view.refused:
         raise Failing(view.refused)
@@ -45,6 +45,15 @@ def check(work: Replacement) -> Result:
     if not decision.allowed:
         return Waiting(decision.reason, LATER)
     return _begin(work, view)
+
+
+def _target(work: Replacement) -> Target:
+    """What this slot is to be filled with, and what must not or need not go for it."""
+    catalog, rollout = work.deps.catalog, work.rollout
+    # Of a forced slot only what stood there when it was planned goes: what has come since is what was asked for.
+    forced = [work.slot.old_instance] if rollout.forced else []
+    returning = [catalog.rollouts.planned_old(rollout.undoes, work.name)] if rollout.undoes else []
+    return target_of(catalog, work.fleet, work.image, undone=rollout.undone, forced=forced, returning=returning)
 
 
 def _check_listing(work: Replacement, observed: Observed) -> None:
@@ -93,6 +102,8 @@ def check_image(work: Replacement) -> None:
     if not good_enough(now, work.fleet):
         why = f" ({now.reason})" if now.reason else ""
         raise Failing(f"{now} is {now.rung} now{why}, and {work.fleet.name} takes only {work.fleet.requires} images")
+    if blocked := work.deps.catalog.blocks.find(work.fleet.name, now.family, now.version):
+        raise Failing(f"{now} is blocked for {work.fleet.name} by {blocked.actor}: {blocked.reason}")
     bound, current = work.artefact, artefact_of(now, work.fleet)
     if bound.digest != current.digest:
         raise Failing(f"{now} is {current.digest} in the catalog now, and the rollout is bound to {bound.digest}")
@@ -112,7 +123,7 @@ def _begin(work: Replacement, view: SlotView) -> Moved:
     if any(_domain(view.old)):
         facts["domain"] = list(_domain(view.old))
     planned = work.slot.old_instance
-    if planned and (view.old is None or view.old.id != planned):
+    if planned and planned not in [each.id for each in (view.old, view.new) if each]:
         work.say(f"{planned} was planned to go and no longer stands there")
     if view.new is not None:
         return Moved(

@@ -14,6 +14,7 @@ from phoenix_fleet.rollout.checking import check_image
 from phoenix_fleet.rollout.measuring import look_early, measure_all
 from phoenix_fleet.rollout.progress import LATER, SOON, Failing, Moved, Result, Waiting, pause, words
 from phoenix_fleet.rollout.replacement import Identity, Replacement, may_have_happened
+from phoenix_fleet.rollout.retiring import ASK_AGAIN
 
 HEALTHY_LOOKS = 2
 """How often in a row the balancer must say healthy."""
@@ -94,10 +95,13 @@ def admit(work: Replacement) -> Result:
             return Moved(f"{instance.name} is in service")
         return Waiting(f"{instance.name} is healthy once", SOON, {"healthy_looks": looks})
     if status.state in (Backend.ABSENT, Backend.DRAINING):
-        if looks:
-            work.note(healthy_looks=0)
+        asked = work.since("admit_asked")
+        if asked is not None and timedelta() <= asked < ASK_AGAIN:
+            return Waiting(f"{instance.name} is admitted, and {status.state} at the balancer so far", SOON)
+        # Noted before the call: from now on "absent" may only mean that the balancer's reads lag behind.
+        work.note(healthy_looks=0, admitted=True)
         work.act("admit", new, lambda: work.deps.balancer.admit(instance))
-        return Waiting(f"{instance.name} is admitted", SOON)
+        return Waiting(f"{instance.name} is admitted", SOON, {"admit_asked": work.now.isoformat()})
     return Waiting(f"{instance.name} is {status.state} at the balancer", SOON, {"healthy_looks": 0})
 
 

@@ -60,6 +60,7 @@ class Deps:
     """Where gates keep their proof."""
     log: Callable[[str], None]
     clock: Clock = field(default_factory=SystemClock)
+    """The catalog's, outside tests: holders on several hosts count on from what others have noted."""
     authorized_key: str = ""
     """Public SSH key that new instances accept, in OpenSSH's form; empty for none."""
     neighbours: tuple[Neighbour, ...] = ()
@@ -91,6 +92,7 @@ def deps_for(
         ssh_probe=probe_for(platform),
         workdir=workdir,
         log=log,
+        clock=catalog.clock,
         authorized_key=public_key(fleet.access, connections),
         neighbours=tuple(neighbour_of(project.fleet(name), connections) for name in fleet.depends_on),
     )

@@ -9,7 +9,7 @@ from phoenix_fleet.domain.models import Backend, BackendStatus, Instance, Instan
 from phoenix_fleet.domain.planner import Decision
 from phoenix_fleet.rollout import retiring
 from phoenix_fleet.rollout.progress import LATER, SOON, Failing, Moved, Result, Waiting, pause, words
-from phoenix_fleet.rollout.replacement import Identity, Replacement
+from phoenix_fleet.rollout.replacement import Identity, Replacement, seen_since
 
 
 def drain(work: Replacement) -> Result:
@@ -27,10 +27,10 @@ def drain(work: Replacement) -> Result:
     if not decision.allowed:
         return _held(work, f"{old.name} has to stay: {decision.reason}")
     if not work.facts.get("drain_began"):
-        work.note(drain_began=work.now.isoformat(), old_served=_serves(instance, status))
+        now = work.now
+        work.note(drain_began=now.isoformat(), old_served=_serves(instance, status), **seen_since("drained", now, now))
     if not work.has_balancer:
         return Moved("there is no balancer to drain at")
-    began = work.since("drain_began") or timedelta()
     idle = status.state in (Backend.DRAINING, Backend.ABSENT)
     # One that is not healthy may show no sign of a drain, and gets no connections any more all the same.
     if status.state is Backend.HEALTHY or not (idle or work.facts.get("drain_asked")):
@@ -39,7 +39,7 @@ def drain(work: Replacement) -> Result:
         return Waiting(f"{old.name} gets no new connections", SOON)
     if status.connections == 0:
         return Moved(f"no connection is open on {old.name}")
-    if began >= work.fleet.drain.limit:
+    if work.lasting("drained") >= work.fleet.drain.limit:
         return _limit_reached(work, old, status.connections)
     limit = work.fleet.drain.limit
     return Waiting(f"{status.connections} connections are open on {old.name}; {words(limit)} at most", pause(limit))

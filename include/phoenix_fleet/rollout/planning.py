@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -15,6 +15,7 @@ from phoenix_fleet.domain.errors import InvalidConfig, NotOurs, Refused
 from phoenix_fleet.domain.ladder import Rung, has_reached
 from phoenix_fleet.domain.models import Artefact, Backend, BackendStatus, Image, Instance, InstanceState
 from phoenix_fleet.domain.planner import FleetShape, Observed, Plan, Target
+from phoenix_fleet.domain.windows import Version
 from phoenix_fleet.platforms.base import Platform
 from phoenix_fleet.rollout.deps import Deps
 
@@ -107,9 +108,20 @@ def artefact_of(image: Image, fleet: Fleet) -> Artefact:
     return artefact
 
 
-def target_of(catalog: Catalog, fleet: Fleet, image: Image) -> Target:
+def target_of(
+    catalog: Catalog,
+    fleet: Fleet,
+    image: Image,
+    *,
+    undone: Version | None = None,
+    forced: Collection[str] = (),
+    returning: Collection[str] = (),
+) -> Target:
     """What the rollout brings, and which newer versions may stay: those that the fleet could take now.
 
+    :param undone: the version that is rolled back or got away from, and may not stay.
+    :param forced: ids of instances that go even if they are up to date.
+    :param returning: ids of instances that a rollback puts back into service where it can.
     :raises Refused: the fleet may not take the image.
     """
     acceptable = {
@@ -117,7 +129,9 @@ def target_of(catalog: Catalog, fleet: Fleet, image: Image) -> Target:
         for each in catalog.images.list_images(fleet.family)
         if good_enough(each, fleet) and fleet.platform.name in each.artefacts
     }
-    return Target(image.version, artefact_of(image, fleet).digest, acceptable)
+    return Target(
+        image.version, artefact_of(image, fleet).digest, acceptable, undone, frozenset(forced), frozenset(returning)
+    )
 
 
 def observe(platform: Platform, balancer: Balancer, fleet: str) -> Observed:
@@ -136,14 +150,33 @@ def _backend(balancer: Balancer, instance: Instance) -> BackendStatus:
         return BackendStatus(Backend.ABSENT)
 
 
-def draw_plan(deps: Deps, fleet: Fleet, image: Image, only: Sequence[str] = ()) -> Plan:
+def slots_on(deps: Deps, fleet: Fleet, version: Version) -> list[str]:
+    """The slots in which something of that version stands or comes up, in order."""
+    running = {each.slot for each in deps.platform.list_instances(fleet.name) if each.version == str(version)}
+    return [slot for slot in fleet.slots if slot in running]
+
+
+def draw_plan(
+    deps: Deps,
+    fleet: Fleet,
+    image: Image,
+    only: Sequence[str] = (),
+    *,
+    undone: Version | None = None,
+    force: bool = False,
+) -> Plan:
     """What a rollout of that image would do to the fleet now, with reasons; ``only`` limits it to those slots.
 
     Nothing is touched and nothing is written, so this is also the dry run.
 
+    :param undone: the version that is rolled back or got away from.
+    :param force: replace those slots even if they are up to date.
     :raises Refused: the fleet may not take the image.
-    :raises InvalidConfig: ``only`` names a slot that the fleet does not have.
+    :raises InvalidConfig: ``only`` names a slot that the fleet does not have, or ``force`` comes without any.
     """
-    target = target_of(deps.catalog, fleet, image)
+    if force and not only:
+        raise InvalidConfig("Only named slots can be forced.", remedy="Name those that are to be replaced.")
     seen = observe(deps.platform, deps.balancer, fleet.name)
+    forced = [each.id for each in seen.instances if each.slot in only] if force else []
+    target = target_of(deps.catalog, fleet, image, undone=undone, forced=forced)
     return planner.plan(shape_of(fleet), target, seen, deps.clock.now(), only)

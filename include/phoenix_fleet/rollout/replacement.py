@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Reply = TypeVar("Reply")
 
+LONGEST_GAP = timedelta(seconds=90)
+"""Between two looks further apart nobody looked, or the clock jumped: that time says nothing."""
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -153,6 +156,32 @@ class Replacement:
         kept = self.facts.get(fact)
         return self.now - datetime.fromisoformat(kept) if kept else None
 
+    def counted_from(self, fact: str) -> datetime | None:
+        """The moment since which that has been so, less the time in which nobody looked; None if it is not so.
+
+        So neither a clock that jumps nor a holder that slept makes anything seem to have lasted longer than it did.
+        """
+        if not self.facts.get(fact):
+            return None
+        since = datetime.fromisoformat(self.facts[fact])
+        last = datetime.fromisoformat(self.facts.get(f"{fact}, last") or self.facts[fact])
+        gap = self.now - last
+        return since if timedelta() <= gap <= LONGEST_GAP else since + gap
+
+    def lasting(self, fact: str) -> timedelta:
+        """How long that has been so, seen now once more; nothing at the first look."""
+        now = self.now
+        since = self.counted_from(fact) or now
+        self.note_since(fact, since, now)
+        return now - since
+
+    def note_since(self, fact: str, since: datetime, now: datetime) -> None:
+        """Remember since when that has been so, and that it was so just now: not at every look, but often enough."""
+        noted = self.facts.get(f"{fact}, last")
+        recent = noted and timedelta() <= now - datetime.fromisoformat(noted) < LONGEST_GAP / 3
+        if not recent or self.facts.get(fact) != since.isoformat():
+            self.note(**seen_since(fact, since, now))
+
     def note(self, **facts: Any) -> None:
         """Remember these facts before anything else happens, for whoever goes on from here."""
         self.deps.catalog.rollouts.enter(self.ticket, self.step, facts=facts)
@@ -262,6 +291,11 @@ class Replacement:
         result = {"instance": reply.id} if isinstance(reply, Instance) else {}
         intents.outcome(intent.id, "done", result)
         return reply
+
+
+def seen_since(fact: str, since: datetime, now: datetime) -> dict[str, str]:
+    """The facts that say since when something has been so, and that it was so at a look just now."""
+    return {fact: since.isoformat(), f"{fact}, last": now.isoformat()}
 
 
 def may_have_happened(error: PhoenixError) -> bool:

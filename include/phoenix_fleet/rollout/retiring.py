@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from phoenix_fleet.domain.errors import InUse, NotFound
 from phoenix_fleet.domain.models import Backend, Instance, InstanceState
@@ -13,7 +13,7 @@ from phoenix_fleet.rollout.progress import SOON, Failing, Waiting, pause, plain,
 from phoenix_fleet.rollout.replacement import Identity, Replacement
 
 ASK_AGAIN = timedelta(seconds=30)
-"""An instance that still runs so long after its termination was asked for is asked again."""
+"""What shows no sign so long after it was asked for is asked for again."""
 
 
 def retire(
@@ -31,22 +31,23 @@ def retire(
 
     :raises Failing: what stands there is not that instance; nothing was touched.
     """
+    missing = f"missing {machine.id}"
     look = gone.look(
         work.deps.platform,
         work.fleet.name,
         machine.id,
-        missing_since=_moment(work, f"missing {machine.id}"),
+        missing_since=work.counted_from(missing),
         seen=seen,
         now=work.now,
     )
     if look.gone:
         return _forget(work, machine)
     if look.instance is None:
-        if look.missing_since != _moment(work, f"missing {machine.id}"):
-            work.note(**{f"missing {machine.id}": look.missing_since.isoformat() if look.missing_since else None})
+        now = work.now
+        work.note_since(missing, look.missing_since or now, now)
         return Waiting(look.message, gone.MISSING_FOR)
-    if work.facts.get(f"missing {machine.id}"):
-        work.note(**{f"missing {machine.id}": None})
+    if work.facts.get(missing):
+        work.note(**{missing: None})
     if look.instance.state is InstanceState.STOPPING:
         return Waiting(look.message, SOON)
     if difference := machine.difference(look.instance):
@@ -66,7 +67,7 @@ def _take_out(
     if waiting := _take_traffic(work, machine, instance, cut_after):
         return waiting
     asked = work.since(f"asked {machine.id}")
-    if asked is not None and asked < ASK_AGAIN:
+    if asked is not None and timedelta() <= asked < ASK_AGAIN:
         return Waiting(f"{machine.name} was told to terminate and is {instance.state}", SOON)
     if refused := _refused(allowed):
         return refused
@@ -90,17 +91,17 @@ def _take_traffic(
     if not work.has_balancer:
         return None
     status = work.status(instance)
-    if status.state is Backend.ABSENT:
+    if status.state is Backend.ABSENT and not _was_admitted(work, machine):
         return None
-    noted = work.facts.get(f"drained {machine.id}")
+    drained = f"drained {machine.id}"
+    noted = work.facts.get(drained)
     # One that is not healthy may show no sign of a drain, and gets no connections any more all the same.
     if status.state is Backend.HEALTHY or (status.state is not Backend.DRAINING and not noted):
         if not noted:
-            work.note(**{f"drained {machine.id}": work.now.isoformat()})
+            work.lasting(drained)
         work.act("drain", machine, lambda: work.deps.balancer.drain(instance))
         return Waiting(f"{machine.name} gets no new connections", SOON)
-    since = work.since(f"drained {machine.id}") or timedelta()
-    cut = cut_after is not None and since >= cut_after
+    cut = bool(status.connections) and cut_after is not None and work.lasting(drained) >= cut_after
     if status.connections and not cut:
         limit = f"; {words(cut_after)} at most" if cut_after is not None else ""
         return Waiting(
@@ -111,6 +112,11 @@ def _take_traffic(
     except InUse as error:
         return None if cut else Waiting(plain(error), SOON)
     return None
+
+
+def _was_admitted(work: Replacement, machine: Identity) -> bool:
+    """Whether this attempt has let it into the balancer, whose reads may lag behind that: absent is no proof then."""
+    return bool(work.facts.get("admitted")) and work.new is not None and work.new.id == machine.id
 
 
 def _forget(work: Replacement, machine: Identity) -> Waiting | None:
@@ -125,8 +131,3 @@ def _forget(work: Replacement, machine: Identity) -> Waiting | None:
     except InUse as error:
         return Waiting(f"{machine.name} is gone, and the balancer still counts connections: {plain(error)}", SOON)
     return None
-
-
-def _moment(work: Replacement, fact: str) -> datetime | None:
-    kept = work.facts.get(fact)
-    return datetime.fromisoformat(kept) if kept else None

@@ -77,7 +77,7 @@ def _find_launched(work: Replacement) -> Identity | Waiting | None:
             return Identity.of(instance)
     if asked[-1].outcome == "failed" and not work.facts.get("launch_unanswered"):
         return None
-    if work.now - asked[-1].begun_at < gone.UNSEEN_FOR:
+    if work.lasting("launched unseen") < gone.UNSEEN_FOR:
         return Waiting("an instance whose launch was not answered may yet turn up", LATER)
     return None
 

@@ -36,6 +36,8 @@ def waits_of(catalog: Catalog, rollout: RolloutRecord, slots: Sequence[SlotRecor
     if rollout.state is RolloutState.HALTED:
         who = f"{rollout.halted_slot} at {rollout.halted_step}" if rollout.halted_slot else rollout.halted_by
         halted = f"halted by {who}: {rollout.halted_reason}"
+    elif rollout.paused_by:
+        halted = f"paused by {rollout.paused_by}: {rollout.paused_reason}"
     return waiting([_place(slot, now) for slot in slots], each=each, at_once=at_once, halted=halted)
 
 

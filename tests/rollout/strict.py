@@ -1,0 +1,47 @@
+"""What must be true at the very moment of a call that changes something, by the catalog and by the world itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from phoenix_fleet.catalog.records import RolloutState, SlotState
+from phoenix_fleet.domain.windows import Version
+from phoenix_fleet.rollout.planning import shape_of
+
+if TYPE_CHECKING:
+    from tests.rollout.scene import Scene
+
+MUTATIONS = ("launch", "terminate", "admit", "drain", "remove")
+
+
+def check_meant(scene: Scene, method: str, subject: str) -> None:
+    """There is an intent, begun under the newest ticket of a slot that is under way in an open rollout."""
+    if method not in MUTATIONS:
+        return
+    what = f"{method} {subject}"
+    begun = [
+        each
+        for each in scene.catalog.intents.pending()
+        if each.action == method and subject in (each.token, each.target, each.params.get("name"))
+    ]
+    assert begun, f"{what}: no intent was begun"
+    intent = begun[-1]
+    assert intent.rollout_id is not None
+    rollout = scene.catalog.rollouts.get(intent.rollout_id)
+    slot = next(each for each in scene.catalog.rollouts.slots(rollout.id) if each.slot == intent.slot)
+    assert rollout.state is RolloutState.OPEN, f"{what}: the rollout is {rollout.state}"
+    assert (intent.fence, SlotState.RUNNING) == (slot.token, slot.state), f"{what}: {intent} against {slot}"
+    if method in ("drain", "remove", "terminate") and not slot.facts.get("failing"):
+        _check_replaced(scene, what, intent.params)
+
+
+def _check_replaced(scene: Scene, what: str, gone: Mapping[str, Any]) -> None:
+    """What serves is taken out only once something newer serves in its slot, if there is room for both."""
+    serving = scene.serving()
+    if gone["name"] not in serving or not shape_of(scene.fleet).budget.max_surge:
+        return
+    slot, version = gone["slot"], Version.parse(gone["version"])
+    beside = [m for m in scene.living().values() if m["slot"] == slot and m["name"] in serving]
+    newer = [m for m in beside if Version.parse(m["version"]) > version and m["digest"] == m["artefact"]]
+    assert newer, f"{what}: nothing newer serves in {slot}"

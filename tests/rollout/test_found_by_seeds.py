@@ -1,0 +1,40 @@
+"""What seeds of the simulator have found in the engine, each as the shortest scene that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from phoenix_fleet.catalog.records import RolloutState
+from phoenix_fleet.domain.errors import StepFailed
+from tests.rollout.scene import NEW, OLD, Scene
+
+Stage = Callable[..., Scene]
+
+
+def test_an_extra_machine_launched_by_hand_does_not_take_the_room_for_good(stage: Stage) -> None:
+    """It stands in the last slot, so no other slot's new instance has room before that one's turn has come."""
+    scene = stage(max_surge="1", max_unavailable="0")
+    scene.seed("web-03", NEW, attempt=9)
+    rollout = scene.open()
+    assert [each.slot for each in scene.catalog.rollouts.slots(rollout.id)] == ["web-03", "web-01", "web-02"]
+    assert scene.run(rollout).state is RolloutState.DONE
+    scene.check_at_rest()
+
+
+def test_a_balancer_that_lags_is_not_asked_every_second_and_loses_nobody_in_service(stage: Stage) -> None:
+    """Reads show the new instance as absent although it serves: it is drained all the same before it goes."""
+    scene = stage(size=2, timeouts={"admit": "2m"})
+    rollout = scene.open()
+    scene.balancer.lag(300)
+    with pytest.raises(StepFailed, match="admit failed"):
+        scene.run(rollout)
+    new = next(
+        call.subject for call in scene.balancer.calls("admit") if call.at > scene.platform.calls("launch")[-1].at
+    )
+    made = [(call.method, call.subject) for call in scene.balancer.calls() if call.subject == new]
+    assert 2 <= made.count(("admit", new)) <= 6, "at the start, and every half minute"
+    assert made.index(("drain", new)) < made.index(("remove", new))
+    assert new not in scene.balancer.servers()
+    assert scene.versions() == {slot: [str(OLD)] for slot in scene.fleet.slots}

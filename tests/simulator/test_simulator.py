@@ -1,0 +1,101 @@
+"""The engine over a fake data centre: seeds that replay, stories on file, and a sample of many seeds.
+
+``PHOENIX_UPDATE_GOLDEN=1 pytest tests/simulator`` writes the stories anew; ``scripts/simulate`` plays any number of
+seeds.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from phoenix_fleet.domain import planner
+from phoenix_fleet.domain.fleets import Decision
+from phoenix_fleet.rollout import going_away
+from phoenix_fleet.rollout.planning import shape_of
+from tests.simulator.campaign import ROOT, campaign, explain
+from tests.simulator.database import OLD
+from tests.simulator.play import Play, play
+from tests.simulator.scenario import BAD_IMAGE
+
+GOLDEN = Path(__file__).parent / "golden"
+SAMPLE = int(os.environ.get("PHOENIX_SIMULATOR_SEEDS", "200"))
+"""Seeds of the sample; the first ones of a campaign."""
+
+STORIES = {
+    "lost-replies": (11, ("lost replies",), 2),
+    "dying-holders": (12, ("dying holders",), 2),
+    "paused-holders": (13, ("paused holders", "many engines"), 2),
+    "zone-failure": (14, ("zone failure",), 6),
+    "clock-jumps": (15, ("clock jumps", "wrong clocks"), 2),
+    "by-hand": (16, ("terminated by hand", "launched by hand", "balancer edits"), 3),
+    "lag": (17, ("lag", "failed boots"), 2),
+    "bad-image": (18, (BAD_IMAGE,), 3),
+    "revoked-release": (19, ("revoked release",), 4),
+}
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_story(name: str) -> None:
+    outcome = play(*STORIES[name])
+    assert not outcome.violation
+    story = "\n".join(line.rstrip() for line in outcome.story) + "\n"
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("PHOENIX_UPDATE_GOLDEN"):
+        path.write_text(story, encoding="utf-8")
+    assert story == path.read_text(encoding="utf-8")
+
+
+def hash_of(seed: int, hash_seed: str) -> str:
+    """What another process, with another order of its sets, says of that seed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.simulator", str(seed)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": f"{ROOT / 'include'}:{ROOT}"},
+    )
+    return done.stdout.splitlines()[-1].removeprefix("sha256 ")
+
+
+def test_a_seed_replays_bit_for_bit() -> None:
+    seed = 24
+    assert hash_of(seed, "1") == hash_of(seed, "2") == play(seed).hash
+
+
+def test_another_seed_is_another_story() -> None:
+    assert play(1, (), 1).hash != play(2, (), 1).hash
+
+
+@pytest.mark.parametrize("seed", range(100, 106))
+def test_a_bad_image_stops_at_the_canaries(seed: int) -> None:
+    stage = Play(seed, (BAD_IMAGE,))
+    outcome = stage.run()
+    assert not outcome.violation
+    taken = {
+        subject
+        for purpose, method, subject in stage.calls
+        if purpose == "rollout-1" and method == "terminate" and stage.world.machines[subject].now.version == str(OLD)
+    }
+    assert len(taken) <= shape_of(stage.fleet).canary
+
+
+def test_a_missing_floor_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The laws have teeth: an engine that never asks whether the old instance may go is caught."""
+    monkeypatch.setattr(planner, "check_floor", lambda *args, **kwargs: Decision(True, "who cares"))
+    monkeypatch.setattr(going_away.planner, "may_take_out", lambda *args, **kwargs: Decision(True, "who cares"))
+    found = [play(seed, ("crashed machines", "zone failure"), 3).violation for seed in range(12)]
+    assert any(each.startswith(("I3", "I4")) for each in found), found
+
+
+@pytest.mark.slow
+def test_a_sample_of_seeds() -> None:
+    tally = campaign(0, SAMPLE, processes=2)
+    assert tally.seeds == SAMPLE
+    assert not tally.broken, "\n".join(map(explain, tally.broken))
+    assert len(tally.by_trouble) >= 12
