@@ -27,8 +27,9 @@ _ENGINE = ("docker", "e2e", "browser")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With two processes (``scripts/test``): what shares the engine goes to one of them, first because it takes
-    longest and mostly waits; the other takes the rest, file by file."""
+    longest and mostly waits; the other takes the rest, file by file, and all that share one Airflow together."""
     for item in items:
         shared = any(item.get_closest_marker(name) for name in _ENGINE)
-        item.add_marker(pytest.mark.xdist_group("engine" if shared else item.nodeid.split("::")[0]))
+        one = "orchestration" if item.get_closest_marker("orchestration") else item.nodeid.split("::")[0]
+        item.add_marker(pytest.mark.xdist_group("engine" if shared else one))
     items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in _ENGINE))

@@ -58,6 +58,12 @@ class PostgresServer:
         log.close()
         self._await()
 
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self) -> None:
         """Stop it, cutting its connections; the data stays."""
         if self._process is not None:

@@ -124,6 +124,23 @@ def test_a_failed_replacement_halts_until_a_person_resumes(world: World) -> None
     assert again.tasks["plan"] == ["failed"], "no other rollout begins while one is halted"
 
 
+def test_in_whatever_order_mapped_siblings_run_the_lowest_slot_fails_and_the_others_refuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World.make(tmp_path, monkeypatch, size=5, waves=["100%"])  # dag.test() runs the four of wave 1 at random
+    world.populate(world.release(OLD))
+    world.release(NOW)
+    world.gates().steer(outcome="passed", next=["passed", "passed", "failed"])
+    run = run_dag("fleet.shop", window=str(NOW))
+    assert run.state == "failed"
+    assert sorted(run.tasks["wave_1.replace"]) == ["failed", "failed", "failed", "success"]
+    halted = world.catalog.rollouts.current("shop")
+    assert (halted.state, halted.halted_slot) == ("halted", "shop-03")
+    new = [slot for slot, version in world.versions("shop").items() if version == "2026.11-1"]
+    assert sorted(new) == ["shop-01", "shop-02"]
+    world.catalog.close()
+
+
 def test_a_dry_run_touches_nothing(world: World) -> None:
     world.release(NOW)
     before = [call.method for call in world.platform().calls() if call.method in ("launch", "terminate")]

@@ -9,9 +9,9 @@ import signal
 import threading
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from phoenix_fleet.domain.errors import Fenced, PhoenixError
+from phoenix_fleet.domain.errors import Fenced, InvalidConfig, PhoenixError
 
 if TYPE_CHECKING:
     from phoenix_fleet.catalog import Catalog
@@ -19,15 +19,40 @@ if TYPE_CHECKING:
 log = logging.getLogger("phoenix_fleet")
 
 LEASE = timedelta(seconds=60)
-"""How long a ticket stays with a holder that says nothing: the longest wait after a crash."""
+"""How long a ticket stays with a holder that says nothing, unless ``PHOENIX_LEASE_SECONDS`` says otherwise."""
+SHORTEST_LEASE = timedelta(seconds=5)
+"""A shorter one would run out between two renewals whenever the machine is busy; safe, but nothing would get on."""
 
+_LONGEST_LEASE = timedelta(hours=1)
 _PR_SET_PDEATHSIG = 1
+
+
+def lease() -> timedelta:
+    """How long a ticket stays with a holder that says nothing: the longest wait after a crash.
+
+    :raises InvalidConfig: ``PHOENIX_LEASE_SECONDS`` is no number of seconds, or below the shortest lease.
+    """
+    said = os.environ.get("PHOENIX_LEASE_SECONDS", "")
+    if not said:
+        return LEASE
+    shortest = SHORTEST_LEASE.total_seconds()
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = 0.0
+    if not shortest <= seconds <= _LONGEST_LEASE.total_seconds():
+        raise InvalidConfig(
+            f"PHOENIX_LEASE_SECONDS is '{said}'.",
+            remedy=f"Give seconds from {shortest:.0f} to {_LONGEST_LEASE.total_seconds():.0f}, the same everywhere.",
+        )
+    return timedelta(seconds=seconds)
 
 
 def die_with_parent() -> None:
     """Ask the kernel (Linux, prctl(2)) for SIGTERM when the supervisor dies, which otherwise leaves its task alive.
 
-    The ticket makes an orphan harmless; this makes it short-lived. Elsewhere it does nothing.
+    The ticket makes an orphan harmless; this makes it short-lived. Elsewhere it does nothing. Airflow's handler of
+    SIGTERM calls the operator's ``on_kill`` and lets the task go on, so ``on_kill`` has to end it: ``end_now``.
     """
     try:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -37,10 +62,19 @@ def die_with_parent() -> None:
         log.warning("The task's supervisor is gone already.")
 
 
+def end_now() -> NoReturn:
+    """Leave from wherever the main thread is, with what it has open closed; for ``on_kill``.
+
+    No clean-up in the world: another may hold the ticket by now, and whoever goes on looks at the world first.
+    """
+    log.warning("The task was told to end; whoever goes on with it takes over where it is.")
+    raise SystemExit(128 + signal.SIGTERM)
+
+
 class LeaseKeeper:
     """Renews a ticket's lease in the background while the holder works; stops for good once it is fenced."""
 
-    def __init__(self, catalog: Catalog, ticket: Any, lease: timedelta = LEASE) -> None:
+    def __init__(self, catalog: Catalog, ticket: Any, lease: timedelta) -> None:
         self._catalog = catalog
         self._ticket = ticket
         self._lease = lease

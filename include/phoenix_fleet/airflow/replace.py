@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from phoenix_fleet.airflow import notify, world
-from phoenix_fleet.airflow.process import LEASE, LeaseKeeper, die_with_parent
+from phoenix_fleet.airflow.process import LeaseKeeper, die_with_parent, end_now, lease
 from phoenix_fleet.airflow.triggers import PauseTrigger
 from phoenix_fleet.domain.errors import Busy, Fenced, Halted
 
@@ -62,6 +62,10 @@ class ReplaceOperator(BaseOperator):
         """Go on after a deferred wait; the same holder draws the same ticket again."""
         return self.execute(context)
 
+    def on_kill(self) -> None:
+        """End at once: a clear, a state set by hand, or the death of the supervisor."""
+        end_now()
+
     def _engine(self, catalog: Catalog, context: Any) -> Engine:
         from phoenix_fleet.rollout.engine import engine_for
 
@@ -82,7 +86,7 @@ class ReplaceOperator(BaseOperator):
         context["label"] = context["machine"] = ticket.slot
         self.log.info("%s: ticket %s of rollout %s, step %s", ticket.slot, ticket.token, ticket.rollout_id, ticket.step)
         try:
-            with LeaseKeeper(catalog, ticket):
+            with LeaseKeeper(catalog, ticket, lease()):
                 return self._bring_to_its_end(engine, catalog, ticket, context)
         except Halted:
             # This try ends here: whoever goes on after a resume need not wait out its lease.
@@ -106,7 +110,7 @@ class ReplaceOperator(BaseOperator):
         if wait < DEFER_FROM:
             time.sleep(wait.total_seconds())
             return
-        catalog.rollouts.renew(ticket, wait + LEASE)
+        catalog.rollouts.renew(ticket, wait + lease())
         self.defer(trigger=PauseTrigger(wait.total_seconds()), method_name="resume_after_pause")
 
     def _tell_turn(self, catalog: Catalog) -> None:
@@ -128,7 +132,8 @@ class ReplaceOperator(BaseOperator):
         # Until it has a ticket it goes by the name that it was planned for: a refusal has a name too.
         context["label"] = context["machine"] = self.batch["label"]
         context["step"] = "turn"
-        give_up = time.monotonic() + 2 * LEASE.total_seconds()
+        held = lease()
+        give_up = time.monotonic() + 2 * held.total_seconds()
         said = ""
         while True:
             try:
@@ -136,7 +141,7 @@ class ReplaceOperator(BaseOperator):
                     self.planned["rollout"],
                     self.wave,
                     holder,
-                    lease=LEASE,
+                    lease=held,
                     max_in_flight=engine.in_flight_limit()[0],
                 )
             except (Busy, Fenced) as error:

@@ -63,8 +63,9 @@ class QueueStore:
 
     def waiting(self, fleet: str) -> list[QueueRecord]:
         """The runs that wait, in the order they came; dead ones do not count."""
+        now = self._database.now()
         with self._database.read() as session:
-            return [_to_place(row) for row in _waiting(session, fleet, self._database.now())]
+            return [_to_place(row) for row in _waiting(session, fleet, now)]
 
 
 def begin(tx: Transaction, fleet: str, run: str, kind: RolloutKind) -> None:
