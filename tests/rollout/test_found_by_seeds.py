@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 
 from phoenix_fleet.catalog.records import RolloutState
 from phoenix_fleet.domain.errors import StepFailed
-from tests.rollout.scene import NEW, OLD, Scene
+from phoenix_fleet.domain.models import Backend
+from phoenix_fleet.gates import fake as fake_gate
+from tests.rollout.scene import NEW, OLD, START, Scene, no_connections
 
 Stage = Callable[..., Scene]
 
@@ -38,3 +41,25 @@ def test_a_balancer_that_lags_is_not_asked_every_second_and_loses_nobody_in_serv
     assert made.index(("drain", new)) < made.index(("remove", new))
     assert new not in scene.balancer.servers()
     assert scene.versions() == {slot: [str(OLD)] for slot in scene.fleet.slots}
+
+
+def test_what_was_told_to_terminate_is_never_adopted_however_old_the_reads_are(stage: Stage) -> None:
+    """Reads still show the failed new instance in service when a person resumes at once; the old one must not go."""
+    scene = stage(size=2)
+    rollout = scene.open()
+    scene.watch = fake_gate.Driver(fake_gate.Settings(verdict="failed"), no_connections, scene.folder)
+    with pytest.raises(StepFailed, match="watch failed"):
+        scene.run(rollout)
+    failed = next(call.subject for call in reversed(scene.platform.calls("terminate")))
+    in_the_watch = START + timedelta(seconds=10)
+    for lagging in (scene.platform, scene.balancer):
+        lagging.lag((scene.clock.now() - in_the_watch).total_seconds())
+    (shown,) = [each for each in scene.platform.list_instances("web") if each.id == failed]
+    assert scene.balancer.state(shown).state is Backend.HEALTHY
+    scene.catalog.rollouts.resume("web", actor="ann", reason="looks well")
+    engine = scene.engine(rollout)
+    ticket = scene.claim(engine, 0, scene.holder())
+    assert ticket is not None
+    progress = engine.advance(ticket)
+    slot = scene.catalog.rollouts.slot(rollout.id, ticket.seq)
+    assert (slot.new_instance, progress.message) == ("", "outdated: 2026.10-1")

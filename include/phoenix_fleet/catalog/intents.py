@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, get_args
 
 from sqlalchemy import or_, select
@@ -99,6 +100,18 @@ class IntentStore:
         """Intents whose call may or may not have been made, oldest first; of one purpose or of all."""
         query = select(IntentRow).where(or_(IntentRow.outcome.is_(None), IntentRow.outcome == "unknown"))
         return self._list(query, purpose)
+
+    def told_to_terminate(self, since: datetime) -> dict[str, str]:
+        """The idempotency token of every instance whose termination was begun and not refused, by the instance's id.
+
+        :param since: those whose call ended before that are left out.
+        """
+        going = select(IntentRow.target, IntentRow.params).where(
+            IntentRow.action == "terminate", or_(IntentRow.ended_at.is_(None), IntentRow.ended_at >= since)
+        )
+        query = going.where(or_(IntentRow.outcome.is_(None), IntentRow.outcome != "failed"))
+        with self._database.read() as session:
+            return {target: str(params.get("token") or "") for target, params in session.execute(query)}
 
     def list_intents(self, purpose: str | None = None) -> list[IntentRecord]:
         """All intents of that purpose (``rollout-17``), or of all, oldest first."""

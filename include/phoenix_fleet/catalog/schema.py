@@ -342,7 +342,10 @@ class IntentRow(Base):
     """A mutating call, committed before it is made."""
 
     __tablename__ = "intents"
-    __table_args__ = (UniqueConstraint("purpose", "action", "target", "token"),)
+    __table_args__ = (
+        UniqueConstraint("purpose", "action", "target", "token"),
+        Index("ix_intents_action_ended_at", "action", "ended_at"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     purpose: Mapped[str]

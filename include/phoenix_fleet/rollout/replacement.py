@@ -7,7 +7,7 @@ then the call is made, then its outcome is recorded.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from phoenix_fleet.catalog.records import Action, Outcome, RolloutRecord, SlotRecord, Ticket
 
 Reply = TypeVar("Reply")
+
+GOING_FOR = timedelta(minutes=15)
+"""So long what was told to terminate counts as on its way out, whatever is read: longer than listings lag (minutes,
+EC2's guide on eventual consistency). What still runs after that was not terminated, and counts again."""
 
 LONGEST_GAP = timedelta(seconds=90)
 """Between two looks further apart nobody looked, or the clock jumped: that time says nothing."""
@@ -199,7 +203,7 @@ class Replacement:
         :raises Blind: what was read cannot be true.
         :raises Failing: so much of the fleet is out of service that nothing may be touched any more.
         """
-        seen = observe(self.deps.platform, self.deps.balancer, self.fleet.name)
+        seen = self._without_the_going(observe(self.deps.platform, self.deps.balancer, self.fleet.name))
         rollouts, rollout = self.deps.catalog.rollouts, self.rollout.id
         excused = set(rollouts.unfilled(rollout))
         if not self.shape.budget.max_surge:
@@ -212,6 +216,22 @@ class Replacement:
         if braking.state == "meltdown":
             raise Failing(braking.reason, alarm="meltdown")
         return seen
+
+    def _without_the_going(self, seen: Observed) -> Observed:
+        """The same, with what was told to terminate on its way out, whatever lagging reads still show.
+
+        Such an instance is never one that serves, and never one to adopt. It still counts as living.
+        """
+        going = self.deps.catalog.intents.told_to_terminate(self.now - GOING_FOR)
+        if not going:
+            return seen
+
+        def as_going(each: Instance) -> Instance:
+            told = each.id in going and going[each.id] == each.token
+            up = each.state in (InstanceState.STARTING, InstanceState.RUNNING)
+            return replace(each, state=InstanceState.STOPPING) if told and up else each
+
+        return Observed(tuple(as_going(each) for each in seen.instances), seen.backends)
 
     def see(self, instance_id: str) -> Instance | None:
         """That instance, read now; None if it is not to be seen, which does not prove that it is gone."""

@@ -65,9 +65,11 @@ def upgrade() -> None:
         sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("fleet", "run", name="pk_queue"),
     )
+    op.create_index("ix_intents_action_ended_at", "intents", ["action", "ended_at"])
 
 
 def downgrade() -> None:
+    op.drop_index("ix_intents_action_ended_at", "intents")
     op.drop_table("queue")
     op.drop_table("blocks")
     for column in reversed(_columns()):
