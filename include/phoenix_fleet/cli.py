@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from phoenix_fleet import cli_show
+from phoenix_fleet import cli_pace, cli_show
 from phoenix_fleet.config import Fleet, Project
 from phoenix_fleet.connections import SettingsFile
 from phoenix_fleet.domain.errors import InvalidConfig, NotFound, PhoenixError
-from phoenix_fleet.domain.windows import Version
+from phoenix_fleet.domain.windows import Version, Window
 
 if TYPE_CHECKING:
     from phoenix_fleet.catalog import Catalog
@@ -144,6 +144,7 @@ def plan(
 ) -> None:
     """Dry run: look at the fleet now and show what a rollout would do to each slot, and why. Touches nothing."""
     from phoenix_fleet.rollout.deps import deps_for
+    from phoenix_fleet.rollout.pacing import verdict_of_plan
     from phoenix_fleet.rollout.planning import draw_plan
     from phoenix_fleet.rollout.waits import waits_of_plan
 
@@ -154,11 +155,16 @@ def plan(
         image = _image_for(catalog, wanted, version)
         deps = deps_for(project, wanted, catalog, connections, log=lambda line: None, workdir=Path(folder))
         drawn = draw_plan(deps, wanted, image, only=tuple(slots or ()))
-        data = cli_show.plan_data(fleet, image, drawn, waits_of_plan(catalog, wanted, drawn))
+        now = deps.clock.now()
+        data = cli_show.plan_data(fleet, image, drawn, waits_of_plan(catalog, wanted, drawn, now))
+        verdict = verdict_of_plan(catalog, wanted, drawn, Window.of(now), now) if drawn.slots else None
+        data["verdict"] = cli_pace.verdict_data(verdict) if verdict else None
     if as_json:
         _print_json(data)
-    else:
-        cli_show.console().print(cli_show.plan_table(data))
+        return
+    cli_show.console().print(cli_show.plan_table(data))
+    for line in verdict.lines() if verdict else ():
+        cli_show.console().print(cli_show.clean(line), markup=False)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from phoenix_fleet import cli_pace
 from phoenix_fleet.config import Fleet
 from phoenix_fleet.domain.errors import NotFound
 from phoenix_fleet.domain.fleets import Plan
@@ -77,6 +78,8 @@ def fleet_status(catalog: Catalog, name: str, fleet: Fleet | None, now: datetime
         "outdated": bool(released and (completed is None or completed.version < released.version)),
         "max_age_days": fleet.max_age / timedelta(days=1) if fleet else None,
         "rollout": _rollout(last) if last else None,
+        "forecast": cli_pace.forecast_data(catalog, last, now),
+        "waived": {each.slot: str(each) for each in fleet.waivers if now < each.ends} if fleet else {},
         "slots": [_slot(each, waits.get(each.slot)) for each in slots],
     }
 
@@ -169,6 +172,9 @@ def status_tables(status: dict[str, Any]) -> list[Table]:
     if rollout and rollout["halted_reason"]:
         where = f"{rollout['halted_slot']} at {rollout['halted_step']}" if rollout["halted_slot"] else ""
         facts.append(("halted", f"{where or rollout['halted_by']}: {rollout['halted_reason']}"))
+    if status["forecast"]:
+        facts.append(cli_pace.forecast_row(status["forecast"]))
+    facts += [(f"waiver {slot}", why) for slot, why in status["waived"].items()]
     tables = [table(status["fleet"], ["", ""], facts)]
     if status["slots"]:
         rows = [
@@ -225,6 +231,7 @@ def plan_data(fleet: str, image: Image, plan: Plan, waits: Sequence[Wait] = ()) 
         ],
         "up_to_date": dict(plan.up_to_date),
         "refused": dict(plan.refusals),
+        "waived": dict(plan.waived),
         "strays": dict(plan.strays),
     }
 
@@ -236,7 +243,7 @@ def plan_table(data: dict[str, Any]) -> Table:
          _when(each)]
         for each in data["replace"]
     ]  # fmt: skip
-    for key, word in (("up_to_date", "leave"), ("refused", "refuse"), ("strays", "stray")):
+    for key, word in (("up_to_date", "leave"), ("waived", "leave"), ("refused", "refuse"), ("strays", "stray")):
         rows += [[name, word, "", why, "", "", ""] for name, why in data[key].items()]
     title = f"{data['fleet']} to {data['version']}: {len(data['replace'])} replacements"
     return table(title, ["slot", "what", "wave", "why", "instance", "waits", "begins"], rows)

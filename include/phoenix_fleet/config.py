@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from phoenix_fleet import yamlfile, yamlmistakes
+from phoenix_fleet.configcalendar import FreezeTime, Maintenance, QuotaLimits, Waiver, check_waivers
 from phoenix_fleet.configfields import (
     NAME,
     BalancerDriver,
@@ -29,7 +30,7 @@ from phoenix_fleet.configfields import (
     Portion,
     portion,
 )
-from phoenix_fleet.configfleet import Brake
+from phoenix_fleet.configfleet import Brake, Drain, Timeouts, slot_names
 from phoenix_fleet.domain.errors import InvalidConfig
 from phoenix_fleet.domain.ladder import Rung
 from phoenix_fleet.domain.models import Component, Environment
@@ -195,26 +196,6 @@ class ImageFamily(Frozen):
         return Environment(name=name, components=tuple(map(self.component, self.components)), variables=values)
 
 
-class Drain(Frozen):
-    """When an old instance's connections have had time enough."""
-
-    limit: Duration = Field(timedelta(minutes=5), description="How long open connections may take. Default 5m.")
-    policy: Literal["fail", "later", "force"] = Field(
-        "fail",
-        description="At the limit: halt, come back at the end, or terminate all the same. Default: fail.",
-    )
-
-
-class Timeouts(Frozen):
-    """How long each step of a replacement may take before it has failed."""
-
-    ready: Duration = Field(timedelta(minutes=5), description="Until running, reachable, identity known.")
-    configure: Duration = Field(timedelta(minutes=20), description="One run of the configurator.")
-    verify: Duration = Field(timedelta(minutes=10), description="The fleet's checks.")
-    admit: Duration = Field(timedelta(minutes=5), description="Until the balancer finds it healthy.")
-    terminate: Duration = Field(timedelta(minutes=10), description="Until gone for certain.")
-
-
 class Fleet(Frozen):
     """``include/fleets/<fleet>.yaml``."""
 
@@ -258,6 +239,22 @@ class Fleet(Frozen):
     drain: Drain = Field(default_factory=Drain)
     timeouts: Timeouts = Field(default_factory=Timeouts)
     max_age: Duration = Field(timedelta(days=35), description="How old an instance may get. Default 35d.")
+    deadline: Duration | None = Field(
+        None,
+        description="How long after its refresh window begins (UTC) a rollout must be done. In any case no machine may "
+        "get older than max_age. Default: until the window ends.",
+    )
+    when_late: Literal["alarm", "refuse"] = Field(
+        "alarm",
+        description="If the deadline cannot be met, as seen before the first replacement: call the owners and go on as "
+        "well as can be, or begin nothing. Default: alarm.",
+    )
+    maintenance: tuple[Maintenance, ...] = Field(
+        (), description="Weekly times in which replacements may begin. Default: always."
+    )
+    freezes: tuple[FreezeTime, ...] = Field((), description="Times in which no replacement begins. Default: none.")
+    waivers: tuple[Waiver, ...] = Field((), description="Slots that are not replaced for a while. Default: none.")
+    quota: QuotaLimits = Field(default_factory=QuotaLimits)
 
     _home: Path = PrivateAttr(Path())
     kind: ClassVar[str] = "fleet"
@@ -275,13 +272,18 @@ class Fleet(Frozen):
     @cached_property
     def slots(self) -> list[str]:
         """Names of all slots, in order: ``web-01``, …; as many digits as the size needs, at least two."""
-        width = max(2, len(str(self.size)))
-        return [f"{self.fleet}-{number:0{width}d}" for number in range(1, self.size + 1)]
+        return slot_names(self.fleet, self.size)
 
     @property
     def required_rung(self) -> Rung:
         """``requires`` as a rung."""
         return Rung(self.requires)
+
+    @field_validator("waivers")
+    @classmethod
+    def _waivers_fit(cls, waivers: tuple[Waiver, ...], info: ValidationInfo) -> tuple[Waiver, ...]:
+        check_waivers(waivers, slot_names(info.data.get("fleet", ""), info.data.get("size", 0)))
+        return waivers
 
     @field_validator("waves")
     @classmethod

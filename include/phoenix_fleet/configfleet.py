@@ -1,8 +1,9 @@
-"""Parts of a fleet file: what stops its rollouts."""
+"""Parts of a fleet file: its slots, how long steps may take, and what stops its rollouts."""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Literal
 
 from pydantic import Field
 
@@ -25,3 +26,29 @@ class Brake(Frozen):
         description="How long platform or balancer may give no complete view before the rollout is halted. "
         "Nothing is touched meanwhile. Default: 10m.",
     )
+
+
+class Drain(Frozen):
+    """When an old instance's connections have had time enough."""
+
+    limit: Duration = Field(timedelta(minutes=5), description="How long open connections may take. Default 5m.")
+    policy: Literal["fail", "later", "force"] = Field(
+        "fail",
+        description="At the limit: halt, come back at the end, or terminate all the same. Default: fail.",
+    )
+
+
+class Timeouts(Frozen):
+    """How long each step of a replacement may take before it has failed."""
+
+    ready: Duration = Field(timedelta(minutes=5), description="Until running, reachable, identity known.")
+    configure: Duration = Field(timedelta(minutes=20), description="One run of the configurator.")
+    verify: Duration = Field(timedelta(minutes=10), description="The fleet's checks.")
+    admit: Duration = Field(timedelta(minutes=5), description="Until the balancer finds it healthy.")
+    terminate: Duration = Field(timedelta(minutes=10), description="Until gone for certain.")
+
+
+def slot_names(fleet: str, size: int) -> list[str]:
+    """``web-01``, …: as many digits as the size needs, at least two."""
+    width = max(2, len(str(size)))
+    return [f"{fleet}-{number:0{width}d}" for number in range(1, size + 1)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
+from phoenix_fleet.rollout.durations import BESIDE_THE_WATCH, durations_of
 from phoenix_fleet.rollout.planning import draw_plan
-from phoenix_fleet.rollout.waits import BESIDE_THE_WATCH, told_of, typical_time, waits_of, waits_of_plan
+from phoenix_fleet.rollout.waits import told_of, waits_of, waits_of_plan
 from tests.rollout.acts import begin, old_machine
 from tests.rollout.scene import NEW, Scene
 
@@ -24,7 +25,7 @@ def reasons(scene: Scene) -> dict[str, tuple[str, float | None]]:
 def test_from_a_guess_to_a_measured_pace(stage: Stage) -> None:
     scene = stage(size=3)
     guess = (scene.fleet.watch_time + BESIDE_THE_WATCH).total_seconds()
-    assert typical_time(scene.catalog, "web", scene.fleet.watch_time).total_seconds() == guess == 100
+    assert durations_of(scene.catalog, scene.fleet).typical.total_seconds() == guess == 100
     rollout = scene.open()
     assert reasons(scene) == {
         "web-01": ("it is next", 0),

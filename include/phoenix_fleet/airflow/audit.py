@@ -27,12 +27,17 @@ def inspect(fleet: str, **context: Any) -> list[str]:
     catalog = world.catalog()
     try:
         config = world.project().fleet(fleet)
-        status, found = audit(catalog, config, datetime.now(UTC))
+        now = datetime.now(UTC)
+        status, found = audit(catalog, config, now)
         lines = [f"{entry.kind}: {entry.subject}: {entry.message}" for entry in found]
-        catalog.events.append("audit", f"fleet/{fleet}", world.actor_of(context), {"window": status, "findings": lines})
+        waived, _ = auditing.audit_waivers(waivers_of(config), now)
+        payload = {"window": status, "findings": lines, "waived": waived}
+        catalog.events.append("audit", f"fleet/{fleet}", world.actor_of(context), payload)
     finally:
         catalog.close()
-    world.log.info("%s: this window is %s; %d findings", fleet, status, len(lines))
+    world.log.info("%s: this window is %s; %d findings; %d waivers in force", fleet, status, len(lines), len(waived))
+    for line in waived:
+        world.log.info("%s: waiver: %s", fleet, line)
     for line in lines:
         world.log.warning("%s: %s", fleet, line)
     if lines:
@@ -57,15 +62,35 @@ def audit(catalog: Catalog, fleet: Fleet, now: datetime) -> tuple[str, list[audi
         max_age=fleet.max_age,
         released=released.version if released else None,
         rolling=catalog.rollouts.current(fleet.name) is not None,
+        waived=frozenset(each.slot for each in waivers_of(fleet) if now < each.ends),
     )
     found = auditing.audit_fleet(facts, platform.list_instances(fleet.name), now)
     found += auditing.audit_throwaways(platform.list_instances("throwaway"), now)
+    found += auditing.audit_waivers(waivers_of(fleet), now)[1]
+    found += _late(catalog, fleet, now)
     window = Window.of(now)
     status, _ = auditing.audit_window(fleet.name, window, _met_at(rollouts, window), now)
     if rollouts:
         missed = window.previous()
         found += auditing.audit_window(fleet.name, missed, _met_at(rollouts, missed), now)[1]
     return status, found
+
+
+def waivers_of(fleet: Fleet) -> list[auditing.WaiverFacts]:
+    """The waivers of the fleet's file."""
+    return [auditing.WaiverFacts(each.slot, each.ends, str(each)) for each in fleet.waivers]
+
+
+def _late(catalog: Catalog, fleet: Fleet, now: datetime) -> list[auditing.Finding]:
+    """Whether the rollout under way, open or halted, will be late."""
+    from phoenix_fleet.rollout.pacing import forecast_of
+    from phoenix_fleet.rollout.planning import frozen_fleet
+
+    current = catalog.rollouts.current(fleet.name)
+    told = forecast_of(catalog, current, frozen_fleet(current, fleet), now) if current else None
+    if told is None:
+        return []
+    return auditing.audit_forecast(fleet.name, told["standing"], told["finish_p50"] or "never, as things stand")
 
 
 def _met_at(rollouts: Any, window: Window) -> datetime | None:

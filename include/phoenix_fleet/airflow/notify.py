@@ -11,8 +11,9 @@ import httpx
 from airflow.sdk import BaseNotifier
 
 from phoenix_fleet.airflow import world
-from phoenix_fleet.config import Owners
+from phoenix_fleet.config import Fleet, Owners
 from phoenix_fleet.domain.errors import Halted, InvalidConfig, PhoenixError
+from phoenix_fleet.rollout.progress import DeadlineAlarm
 
 RUNBOOKS = "docs/runbooks"
 
@@ -47,14 +48,7 @@ class OwnersNotifier(BaseNotifier):
         error = context.get("exception")
         if isinstance(error, Halted):
             return
-        alert = self.alert(context, error)
-        owners = Owners.model_validate(self.owners)
-        self.log.error("ALERT for %s: %s", alert.team, alert)
-        for way, send in (("webhook", _send_webhook), ("mail", _send_mail)):
-            try:
-                send(owners, alert)
-            except Exception as failure:  # an alert that cannot leave must not hide the failure it tells of
-                self.log.error("The owners could not be told by %s: %s", way, failure)
+        tell(Owners.model_validate(self.owners), self.alert(context, error))
 
     def alert(self, context: Any, error: BaseException | None) -> Alert:
         """The message for one failed task."""
@@ -63,16 +57,43 @@ class OwnersNotifier(BaseNotifier):
         named = re.search(rf"{RUNBOOKS}/[a-z-]+\.md", remedy)
         runbook = named[0] if named else f"{RUNBOOKS}/{self.runbook}.md"
         machine, step = context.get("machine") or "", context.get("step") or ti.task_id
-        base = os.environ.get("PHOENIX_RUNBOOKS_URL", "")
         return Alert(
             team=self.owners.get("team", ""),
             subject=f"{ti.dag_id} stopped",
             machine=machine,
             step=step,
             reason=str(error or "the task's process died").split(" Remedy: ")[0],
-            runbook=f"{base.rstrip('/')}/{runbook}" if base else runbook,
+            runbook=_located(runbook),
             link=getattr(ti, "log_url", "") or "",
         )
+
+
+def tell(owners: Owners, alert: Alert) -> None:
+    """Send one alert everywhere: log, webhook, mail. Raises nothing: what it tells of matters more."""
+    world.log.error("ALERT for %s: %s", alert.team, alert)
+    for way, send in (("webhook", _send_webhook), ("mail", _send_mail)):
+        try:
+            send(owners, alert)
+        except Exception as failure:  # an alert that cannot leave must not hide the failure it tells of
+            world.log.error("The owners could not be told by %s: %s", way, failure)
+
+
+def deadline_alert(fleet: Fleet, alarm: DeadlineAlarm, link: str) -> Alert:
+    """The message about a rollout's deadline."""
+    return Alert(
+        team=fleet.owners.team,
+        subject=f"fleet.{fleet.name}: {'deadline at risk' if alarm.raised else 'deadline no longer at risk'}",
+        machine="",
+        step="rollout",
+        reason=f"{alarm.message}.",
+        runbook=_located(f"{RUNBOOKS}/rollout-deadline-at-risk.md"),
+        link=link,
+    )
+
+
+def _located(runbook: str) -> str:
+    base = os.environ.get("PHOENIX_RUNBOOKS_URL", "")
+    return f"{base.rstrip('/')}/{runbook}" if base else runbook
 
 
 def _send_webhook(owners: Owners, alert: Alert) -> None:

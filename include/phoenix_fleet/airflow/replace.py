@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from phoenix_fleet.airflow import world
+from phoenix_fleet.airflow import notify, world
 from phoenix_fleet.airflow.process import LEASE, LeaseKeeper, die_with_parent
 from phoenix_fleet.airflow.triggers import PauseTrigger
 from phoenix_fleet.domain.errors import Busy, Fenced, Halted
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 DEFER_FROM = timedelta(seconds=30)
 """A worker holds shorter waits itself; longer ones are deferred (a deferral costs about 3 s)."""
+
+
+def _link(context: Any) -> str:
+    return getattr(context["ti"], "log_url", "") or ""
 
 
 class ReplaceOperator(BaseOperator):
@@ -90,6 +94,9 @@ class ReplaceOperator(BaseOperator):
             progress = engine.advance(ticket)
             context["step"] = str(progress.step)
             self.log.info("%s: %s: %s", ticket.slot, progress.step, progress.message)
+            if progress.alarm is not None:
+                notify.tell(engine.fleet.owners, notify.deadline_alert(engine.fleet, progress.alarm, _link(context)))
+                engine.pacer.told(progress.alarm)
             if progress.state == "done":
                 return str(ticket.slot)
             if progress.state == "waiting":

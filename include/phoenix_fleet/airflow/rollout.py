@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator, task
@@ -15,7 +17,10 @@ from phoenix_fleet.domain.windows import Version
 
 if TYPE_CHECKING:
     from phoenix_fleet.catalog import Catalog
+    from phoenix_fleet.catalog.records import RolloutRecord
     from phoenix_fleet.config import Fleet
+    from phoenix_fleet.domain.feasibility import Verdict
+    from phoenix_fleet.domain.fleets import Plan
 
 MAPPED_AT_MOST = 200
 """Task instances per wave: the grid stays readable and the scheduler quick; larger waves go in equal batches."""
@@ -96,22 +101,30 @@ def open_rollout(
     from dataclasses import replace
 
     from phoenix_fleet.rollout.deps import deps_for
+    from phoenix_fleet.rollout.pacing import check_feasible, verdict_of_plan
     from phoenix_fleet.rollout.planning import draw_plan
 
     existing = catalog.rollouts.for_run(fleet.name, world.run_key(context))
-    if existing is not None:
+    if existing is not None and is_judged(catalog, existing):
         return _planned(catalog, existing.id, str(existing.version))
     deps = deps_for(
         world.project(), fleet, catalog, world.connections, log=world.log.info, workdir=world.workdir(context)
     )
     plan = draw_plan(deps, fleet, image, only=only)
+    verdict = verdict_of_plan(catalog, fleet, plan, world.window_of(context), deps.clock.now())
+    for slot, why in plan.waived:
+        world.log.warning("%s stays: %s", slot, why)
     for slot, why in plan.up_to_date:
         world.log.info("%s stays: %s", slot, why)
     for entry in plan.slots:
         world.log.info("%s in wave %s: %s", entry.slot, entry.wave, entry.reason)
+    for line in verdict.lines() if plan.slots else ():
+        world.log.log(logging.INFO if verdict.feasible else logging.WARNING, "%s", line)
     if dry:
         world.log.info("Dry run: %d of %d slots would be replaced; nothing was touched.", len(plan.slots), fleet.size)
         return {"rollout": None, "waves": {}, "version": str(image.version)}
+    if existing is None:
+        check_feasible(fleet, verdict)
     slots = [replace(entry, wave=0) for entry in plan.slots] if one_wave else list(plan.slots)
     rollout = catalog.rollouts.open(
         fleet.name,
@@ -125,7 +138,29 @@ def open_rollout(
         reason=reason,
         supersede=supersede,
     )
+    announce(catalog, rollout, fleet, plan, verdict, context)
     return _planned(catalog, rollout.id, str(image.version))
+
+
+def is_judged(catalog: Catalog, rollout: RolloutRecord) -> bool:
+    """Whether its verdict is recorded; otherwise whoever opened it died right after that."""
+    from phoenix_fleet.rollout.pacing import VERDICT, subject_of
+
+    return catalog.events.last(subject_of(rollout), VERDICT) is not None
+
+
+def announce(
+    catalog: Catalog, rollout: RolloutRecord, fleet: Fleet, plan: Plan, verdict: Verdict, context: Any
+) -> None:
+    """Record the verdict, and call the owners before the first replacement if it is negative."""
+    from phoenix_fleet.airflow import notify
+    from phoenix_fleet.rollout.pacing import Pacer, record_verdict
+
+    alarm = record_verdict(catalog, rollout, fleet, plan, verdict, datetime.now(UTC))
+    if alarm is not None:
+        link = getattr(context.get("ti"), "log_url", "") or ""
+        notify.tell(fleet.owners, notify.deadline_alert(fleet, alarm, link))
+        Pacer(catalog, fleet, rollout).told(alarm)
 
 
 def _planned(catalog: Catalog, rollout_id: int, version: str) -> Planned:

@@ -42,6 +42,13 @@ class EventStore:
         with self._database.read() as session:
             return [_record(row) for row in session.scalars(query)]
 
+    def last(self, subject: str, *kinds: str) -> EventRecord | None:
+        """The newest event of exactly that subject and one of those kinds; None if there is none."""
+        query = select(EventRow).where(EventRow.subject == canonical.clean(subject), EventRow.kind.in_(kinds))
+        with self._database.read() as session:
+            row = session.scalar(query.order_by(EventRow.seq.desc()).limit(1))
+            return _record(row) if row is not None else None
+
     def head(self) -> ChainHead:
         """Where the chain ends now: kept elsewhere, it proves later that nothing was cut off."""
         with self._database.read() as session:

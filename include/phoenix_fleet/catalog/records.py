@@ -192,10 +192,16 @@ class SlotRecord:
 
     @property
     def seconds(self) -> float | None:
-        """How long the replacement took, in seconds; None while it is not done."""
-        if self.started_at is None or self.finished_at is None:
+        """How long the replacement took once it might begin, in seconds; None while it is not done."""
+        if self.began_at is None or self.finished_at is None:
             return None
-        return (self.finished_at - self.started_at).total_seconds()
+        return (self.finished_at - self.began_at).total_seconds()
+
+    @property
+    def began_at(self) -> datetime | None:
+        """When it began, not counting what it waited for a window, a freeze or another fleet; or was claimed."""
+        began = self.facts.get("began_at")
+        return datetime.fromisoformat(began) if began else self.started_at
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,30 @@ class SlotQueries:
         with self._database.read() as session:
             return frozenset(session.scalars(query))
 
+    def left(self, rollout_id: int) -> list[tuple[int, int]]:
+        """Number and wave of every replacement that is not done, in the order they are taken."""
+        query = select(SlotRow.seq, SlotRow.wave).where(
+            SlotRow.rollout_id == rollout_id, SlotRow.state != SlotState.DONE
+        )
+        with self._database.read() as session:
+            return [(seq, wave) for seq, wave in session.execute(query.order_by(SlotRow.position))]
+
+    def recent_seconds_beside(self, fleet: str, platform: str, limit: int = 50) -> list[tuple[str, float]]:
+        """The same as ``recent_seconds`` of other fleets on that platform, each with its fleet's watch time as kept."""
+        recent = select(RolloutRow.id, RolloutRow.settings).where(RolloutRow.fleet != fleet)
+        with self._database.read() as session:
+            watched = {
+                key: str(settings.get("watch_time", ""))
+                for key, settings in session.execute(recent.order_by(RolloutRow.id.desc()).limit(limit))
+                if (settings.get("platform") or {}).get("name") == platform
+            }
+            query = select(SlotRow).where(
+                SlotRow.rollout_id.in_(watched), SlotRow.state == SlotState.DONE, SlotRow.new_instance != ""
+            )
+            rows = session.scalars(query.order_by(SlotRow.finished_at.desc()).limit(limit))
+            took = ((watched[row.rollout_id], to_slot(row).seconds) for row in rows)
+            return [(watch_time, seconds) for watch_time, seconds in took if seconds is not None]
+
     def recent_seconds(self, fleet: str, limit: int = 50) -> list[float]:
         """How long the fleet's last replacements took, in seconds, the latest first; those not needed do not count."""
         query = (

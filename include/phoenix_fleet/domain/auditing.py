@@ -22,6 +22,8 @@ class Kind(StrEnum):
     EMPTY_SLOT = "empty slot"
     ORPHAN = "orphan"
     WINDOW_MISSED = "window missed"
+    WAIVER_EXPIRED = "waiver expired"
+    DEADLINE_AT_RISK = "deadline at risk"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,18 @@ class FleetFacts:
     """The newest release of its family."""
     rolling: bool
     """Whether a rollout is open, so that two instances in a slot are expected."""
+    waived: frozenset[str] = frozenset()
+    """Slots with a waiver in force: what stands there may be outdated and too old."""
+
+
+@dataclass(frozen=True)
+class WaiverFacts:
+    """A named, reasoned and expiring permission to leave a slot as it is."""
+
+    slot: str
+    ends: datetime
+    terms: str
+    """Who, why and until when, for people."""
 
 
 ALIVE = (InstanceState.STARTING, InstanceState.RUNNING, InstanceState.STOPPING, InstanceState.FAILED)
@@ -63,7 +77,8 @@ def audit_fleet(fleet: FleetFacts, instances: Sequence[Instance], now: datetime)
         elif taken[instance.slot] > 1 and not fleet.rolling:
             others = taken[instance.slot] - 1
             found.append(Finding(Kind.ORPHAN, instance.name, f"{others} more in slot {instance.slot}, and no rollout"))
-        found.extend(_age(fleet, instance, now))
+        if instance.slot not in fleet.waived:
+            found.extend(_age(fleet, instance, now))
     return found
 
 
@@ -97,6 +112,28 @@ def audit_throwaways(instances: Sequence[Instance], now: datetime) -> list[Findi
         for instance in instances
         if instance.state in ALIVE and instance.launched_at and now - instance.launched_at > THROWAWAY_LIMIT
     ]
+
+
+def audit_waivers(waivers: Sequence[WaiverFacts], now: datetime) -> tuple[list[str], list[Finding]]:
+    """The waivers in force, a line each, and a finding for each that has expired and is still in the file."""
+    told = [f"{each.slot}: {each.terms}" for each in waivers if now < each.ends]
+    found = [
+        Finding(Kind.WAIVER_EXPIRED, each.slot, f"{each.terms}; it has expired, so remove it from the file")
+        for each in waivers
+        if now >= each.ends
+    ]
+    return told, found
+
+
+def audit_forecast(fleet: str, standing: str, finish: str) -> list[Finding]:
+    """A finding if the rollout under way will be late.
+
+    :param standing: the forecast's; empty if no rollout is under way.
+    :param finish: when it will be done about, for people.
+    """
+    if standing != "at risk":
+        return []
+    return [Finding(Kind.DEADLINE_AT_RISK, fleet, f"its rollout will be late: done about {finish}")]
 
 
 def audit_window(fleet: str, window: Window, met_at: datetime | None, now: datetime) -> tuple[str, list[Finding]]:

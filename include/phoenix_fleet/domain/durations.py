@@ -50,7 +50,7 @@ class Durations:
             # One that stood halted over a weekend says nothing about the pace.
             seconds = [min(each, 2 * slow) for each in seconds]
         mean = max(1.0, statistics.fmean(seconds))
-        own = statistics.pstdev(seconds, mean) / mean
+        own = math.sqrt(math.fsum((each - mean) ** 2 for each in seconds) / count) / mean
         spread = math.sqrt((count * own**2 + _DOUBT * guess.spread**2) / (count + _DOUBT))
         if count < ENOUGH:
             slow = typical * math.exp(P95 * math.sqrt(math.log1p(spread**2)))

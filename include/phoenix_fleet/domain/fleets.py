@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Literal
 
@@ -145,6 +145,8 @@ class PlannedSlot:
     zone: str = ""
     """Where what it takes out stands; empty where the platform reports none."""
     host: str = ""
+    born: datetime | None = None
+    """When what it takes out was launched; None where nothing stands or nobody knows."""
 
     @property
     def domain(self) -> tuple[str, str]:
@@ -183,6 +185,8 @@ class Plan:
     """Slots that would need a replacement and cannot get one."""
     strays: tuple[tuple[str, str], ...] = ()
     """Instances that carry the fleet's mark and a slot that it does not have; nothing touches them."""
+    waived: tuple[tuple[str, str], ...] = ()
+    """Slots that stay as they are for a while, each with who permits it, why, and until when."""
 
     def lines(self) -> list[str]:
         """The plan for people, a line per slot."""
@@ -193,4 +197,5 @@ class Plan:
         ]
         found += [f"leave {slot}: {why}" for slot, why in self.up_to_date]
         found += [f"refuse {slot}: {why}" for slot, why in self.refusals]
+        found += [f"leave {slot}: {why}" for slot, why in self.waived]
         return found + [f"stray {name}: {why}" for name, why in self.strays]

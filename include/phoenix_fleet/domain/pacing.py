@@ -18,8 +18,8 @@ from typing import Literal
 from phoenix_fleet.domain.calendars import HORIZON, Calendar
 from phoenix_fleet.domain.durations import P95, Durations
 
-CERTAIN = 1.28
-"""An alarm is raised once nine of ten courses, at all the speed that is allowed, would be late."""
+CERTAIN = 1.0
+"""An alarm is raised once five of six courses, at all the speed that is allowed, would be late."""
 MOST_DUES = 50
 """Age limits are looked at in so many steps at most."""
 
@@ -82,11 +82,11 @@ def groups_of(todo: Sequence[Todo], *, one_first: bool = False) -> tuple[Group, 
     found = []
     for _, members in groupby(enumerate(todo), lambda each: (one_first and each[0] == 0, each[1].group)):
         dues = [each.due for _, each in members]
-        found.append(Group(len(dues), tuple(_steps(dues, MOST_DUES * len(dues) // len(todo) + 1))))
+        found.append(Group(len(dues), tuple(steps(dues, MOST_DUES * len(dues) // len(todo) + 1))))
     return tuple(found)
 
 
-def _steps(dues: Sequence[datetime | None], most: int) -> Iterator[tuple[int, datetime]]:
+def steps(dues: Sequence[datetime | None], most: int) -> Iterator[tuple[int, datetime]]:
     """So many by then, without what a later and stricter step says already; at most that many, to the safe side."""
     kept: list[tuple[int, datetime]] = []
     for position in range(len(dues), 0, -1):

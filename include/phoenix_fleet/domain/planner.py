@@ -74,6 +74,7 @@ def plan(shape: FleetShape, target: Target, observed: Observed, now: datetime, o
                 view.old.id if view.old else "",
                 view.old.zone if view.old else "",
                 view.old.host if view.old else "",
+                view.old.launched_at if view.old else None,
             )
             for position, view in enumerate(_in_order([view for view in views if view.reason], target))
         ),

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from phoenix_fleet.connections import Connections
 from phoenix_fleet.domain.ladder import Rung
 from phoenix_fleet.domain.models import Artefact, Instance, LaunchIntent
+from phoenix_fleet.domain.pacing import Quota
 
 
 class Platform(ABC):
@@ -23,6 +24,9 @@ class Platform(ABC):
 
     Settings: ClassVar[type[BaseModel]]
     """What a fleet or image file may say about this platform. It has a ``connection`` where one is needed."""
+
+    limits: ClassVar[Quota] = Quota()
+    """What the platform itself bounds, for the pacer to reckon with; a fleet file may say less. Default: nothing."""
 
     def __init__(self, settings: Any, connections: Connections) -> None:
         self.settings = settings

@@ -10,8 +10,18 @@ from phoenix_fleet.domain.fleets import Decision, Observed, SlotView
 from phoenix_fleet.domain.models import Instance, InstanceState
 from phoenix_fleet.domain.steps import Step
 from phoenix_fleet.rollout import neighbours, retiring
-from phoenix_fleet.rollout.planning import artefact_of, good_enough, target_of
-from phoenix_fleet.rollout.progress import LATER, PATIENCE, Failing, Finished, Moved, Result, Waiting
+from phoenix_fleet.rollout.planning import artefact_of, calendar_of, good_enough, target_of
+from phoenix_fleet.rollout.progress import (
+    LATER,
+    LONG_PATIENCE,
+    PATIENCE,
+    SOON,
+    Failing,
+    Finished,
+    Moved,
+    Result,
+    Waiting,
+)
 from phoenix_fleet.rollout.replacement import Identity, Replacement
 
 
@@ -27,6 +37,8 @@ def check(work: Replacement) -> Result:
     check_image(work)
     if degraded := neighbours.find_degraded(work.deps):
         return Waiting(degraded, PATIENCE, {"held_until": work.now.isoformat()}, patient=True)
+    if closed := _closed(work):
+        return closed
     _check_listing(work, observed)
     target = target_of(work.deps.catalog, work.fleet, work.image)
     view = planner.view_slot(work.shape, work.name, target, observed, work.now)
@@ -45,6 +57,17 @@ def check(work: Replacement) -> Result:
     if not decision.allowed:
         return Waiting(decision.reason, LATER)
     return _begin(work, view)
+
+
+def _closed(work: Replacement) -> Waiting | None:
+    """What to wait for while no replacement may begin: the maintenance window, or the end of a freeze."""
+    calendar = calendar_of(work.fleet)
+    why = calendar.why_closed(work.now)
+    if not why:
+        return None
+    opens = calendar.next_open(work.now)
+    pause = min(opens - work.now, LONG_PATIENCE) if opens else LONG_PATIENCE
+    return Waiting(why, max(pause, SOON), {"held_until": work.now.isoformat()}, patient=True)
 
 
 def _check_listing(work: Replacement, observed: Observed) -> None:

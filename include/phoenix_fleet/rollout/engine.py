@@ -8,22 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phoenix_fleet.config import Fleet, Project
 from phoenix_fleet.connections import Connections
 from phoenix_fleet.domain import planner
-from phoenix_fleet.domain.errors import Blind, PermanentError, Refused, StepFailed, TransientError
+from phoenix_fleet.domain.errors import Blind, PermanentError, PhoenixError, Refused, StepFailed, TransientError
 from phoenix_fleet.domain.models import Image
 from phoenix_fleet.domain.planner import Target
 from phoenix_fleet.domain.steps import Step, order
 from phoenix_fleet.rollout import checking, coming_up, going_away, pending, undoing
 from phoenix_fleet.rollout.deps import Deps, deps_for
 from phoenix_fleet.rollout.eyes import watchful
+from phoenix_fleet.rollout.pacing import Pacer
 from phoenix_fleet.rollout.planning import frozen_fleet, observe, shape_of
-from phoenix_fleet.rollout.progress import LATER, Failing, Finished, Progress, Result, Waiting, plain, runbook, words
+from phoenix_fleet.rollout.progress import (
+    LATER,
+    DeadlineAlarm,
+    Failing,
+    Finished,
+    Progress,
+    Result,
+    Waiting,
+    plain,
+    runbook,
+    words,
+)
 from phoenix_fleet.rollout.replacement import Replacement
 
 if TYPE_CHECKING:
@@ -71,6 +83,7 @@ class Engine:
         self.fleet = fleet
         self.image = image
         self.rollout = rollout
+        self.pacer = Pacer(deps.catalog, fleet, rollout, deps.platform.limits)
         self._order = order(shape_of(fleet).budget.max_surge)
 
     def in_flight_limit(self) -> tuple[int, str]:
@@ -83,7 +96,9 @@ class Engine:
         except Blind as error:
             return 1, f"there is no complete view of the fleet: {plain(error)}"
         under_way = [each.slot for each in self.deps.catalog.rollouts.under_way(self.rollout.id)]
-        return planner.in_flight_limit(shape, Target(self.image.version), seen, under_way)
+        most, why = planner.in_flight_limit(shape, Target(self.image.version), seen, under_way)
+        pace = self.pacer.pace(self.deps.clock.now())
+        return (pace.concurrency, pace.reason) if pace and pace.concurrency < most else (most, why)
 
     def advance(self, ticket: Ticket) -> Progress:
         """Perform the ticket's current step once and say where the replacement stands. Never sleeps.
@@ -161,16 +176,30 @@ class Engine:
             facts = {**result.facts, **({"held": result.message} if work.step is Step.CHECK else {})}
             if any(work.facts.get(name) != value for name, value in facts.items()):
                 work.note(**facts)
-            return Progress("waiting", work.step, result.message, result.check_after)
+            alarm = self._watch_deadline(self.pacer.while_waiting, work)
+            return Progress("waiting", work.step, result.message, result.check_after, alarm)
         if isinstance(result, Finished):
             work.note(not_needed=result.message)
         following = None if isinstance(result, Finished) else self._after(work.step)
         if following is None or isinstance(result, Finished):
             rollouts.finish(work.ticket)
-            return Progress("done", work.step, result.message)
-        over = {name: None for name in ("held", "held_until") if work.facts.get(name)}
-        rollouts.enter(work.ticket, following, new_instance=result.new_instance, facts={**over, **result.facts})
+            alarm = self._watch_deadline(self.pacer.after_one, work)
+            return Progress("done", work.step, result.message, alarm=alarm)
+        facts = {name: None for name in ("held", "held_until") if work.facts.get(name)} | dict(result.facts)
+        if work.step is Step.CHECK:
+            facts["began_at"] = work.now.isoformat()
+        rollouts.enter(work.ticket, following, new_instance=result.new_instance, facts=facts)
         return Progress("moved", work.step, result.message)
+
+    def _watch_deadline(
+        self, look: Callable[[datetime], DeadlineAlarm | None], work: Replacement
+    ) -> DeadlineAlarm | None:
+        """What the owners must be told of the deadline; that it cannot be said stops nothing."""
+        try:
+            return look(work.now)
+        except PhoenixError as error:
+            work.say(f"no forecast: {plain(error)}")
+            return None
 
     def _after(self, step: Step) -> Step | None:
         position = self._order.index(step) + 1

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from phoenix_fleet import configcalendar
 from phoenix_fleet.balancers.base import Balancer
 from phoenix_fleet.config import Fleet, portion
 from phoenix_fleet.domain import planner
 from phoenix_fleet.domain.brake import Brake
+from phoenix_fleet.domain.calendars import Calendar
 from phoenix_fleet.domain.errors import InvalidConfig, NotOurs, Refused
 from phoenix_fleet.domain.ladder import Rung, has_reached
 from phoenix_fleet.domain.models import Artefact, Backend, BackendStatus, Image, Instance, InstanceState
@@ -43,6 +46,11 @@ def brake_of(fleet: Fleet) -> Brake:
     """The fleet's brake in numbers."""
     rule = fleet.brake
     return Brake(portion(rule.share, fleet.size, up=False), rule.at_least, rule.blind_for)
+
+
+def calendar_of(fleet: Fleet) -> Calendar:
+    """When replacements in that fleet may begin."""
+    return configcalendar.calendar(fleet.maintenance, fleet.freezes)
 
 
 def freeze(fleet: Fleet) -> dict[str, Any]:
@@ -145,5 +153,9 @@ def draw_plan(deps: Deps, fleet: Fleet, image: Image, only: Sequence[str] = ()) 
     :raises InvalidConfig: ``only`` names a slot that the fleet does not have.
     """
     target = target_of(deps.catalog, fleet, image)
-    seen = observe(deps.platform, deps.balancer, fleet.name)
-    return planner.plan(shape_of(fleet), target, seen, deps.clock.now(), only)
+    seen, now, shape = observe(deps.platform, deps.balancer, fleet.name), deps.clock.now(), shape_of(fleet)
+    # An empty slot is filled all the same: a waiver is about an instance that must stay.
+    waived = {each.slot: str(each) for each in fleet.waivers if now < each.ends and seen.in_slot(each.slot)}
+    names = [slot for slot in (only or shape.slots) if slot not in waived]
+    drawn = planner.plan(shape, target, seen, now, names) if names else Plan()
+    return replace(drawn, waived=tuple((slot, why) for slot, why in waived.items() if not only or slot in only))

@@ -17,6 +17,17 @@ LATER = timedelta(seconds=5)
 PATIENCE = timedelta(minutes=1)
 """Between two looks at something that others must do, which may take hours."""
 
+LONG_PATIENCE = timedelta(minutes=15)
+"""Between two looks at something that is known to take hours: no longer, so that a cancel is seen."""
+
+
+@dataclass(frozen=True)
+class DeadlineAlarm:
+    """What the owners must be told of a rollout's deadline: that it will be missed, or that this is averted."""
+
+    raised: bool
+    message: str
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -29,6 +40,8 @@ class Progress:
     message: str
     check_after: timedelta = timedelta()
     """How long the caller should wait before the next ``advance``."""
+    alarm: DeadlineAlarm | None = None
+    """What the owners must be told now; whoever has told them says so to the pacer, or it comes again."""
 
 
 @dataclass(frozen=True)

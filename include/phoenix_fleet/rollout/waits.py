@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from phoenix_fleet.catalog.records import RolloutRecord, RolloutState, SlotRecord, SlotState
 from phoenix_fleet.config import Fleet
+from phoenix_fleet.domain.calendars import Calendar
 from phoenix_fleet.domain.errors import InvalidConfig
 from phoenix_fleet.domain.fleets import Plan
 from phoenix_fleet.domain.steps import Step
-from phoenix_fleet.domain.waits import Place, Wait, room, waiting
-from phoenix_fleet.rollout.planning import frozen_fleet, shape_of
+from phoenix_fleet.domain.waits import Opens, Place, Wait, room, waiting
+from phoenix_fleet.rollout.durations import durations_by_name, durations_of
+from phoenix_fleet.rollout.planning import calendar_of, frozen_fleet, shape_of
 
 if TYPE_CHECKING:
     from phoenix_fleet.catalog import Catalog
-
-BESIDE_THE_WATCH = timedelta(seconds=90)
-"""What a replacement takes beside its watch time, as long as none of the fleet's was ever measured."""
 
 
 def waits_of(catalog: Catalog, rollout: RolloutRecord, slots: Sequence[SlotRecord], now: datetime) -> list[Wait]:
@@ -29,14 +27,16 @@ def waits_of(catalog: Catalog, rollout: RolloutRecord, slots: Sequence[SlotRecor
         return []
     try:
         fleet = frozen_fleet(rollout)
-        at_once, each = room(shape_of(fleet)), typical_time(catalog, fleet.name, fleet.watch_time)
+        at_once, each, calendar = room(shape_of(fleet)), durations_of(catalog, fleet).typical, calendar_of(fleet)
     except InvalidConfig:  # how it stands must be shown all the same
-        at_once, each = 1, typical_time(catalog, rollout.fleet)
+        at_once, each, calendar = 1, durations_by_name(catalog, rollout.fleet).typical, Calendar()
     halted = ""
     if rollout.state is RolloutState.HALTED:
         who = f"{rollout.halted_slot} at {rollout.halted_step}" if rollout.halted_slot else rollout.halted_by
         halted = f"halted by {who}: {rollout.halted_reason}"
-    return waiting([_place(slot, now) for slot in slots], each=each, at_once=at_once, halted=halted)
+    closed_for = _opens(calendar, now)(timedelta()) or None
+    places = [_place(slot, now, closed_for) for slot in slots]
+    return waiting(places, each=each, at_once=at_once, halted=halted, opens=_opens(calendar, now))
 
 
 def told_of(catalog: Catalog, rollout_id: int, slot: str) -> str:
@@ -51,29 +51,33 @@ def told_of(catalog: Catalog, rollout_id: int, slot: str) -> str:
     return f"{slot}: {wait.reason}; it begins in about {math.ceil(wait.begins_in / timedelta(minutes=1))} min"
 
 
-def waits_of_plan(catalog: Catalog, fleet: Fleet, plan: Plan) -> list[Wait]:
+def waits_of_plan(catalog: Catalog, fleet: Fleet, plan: Plan, now: datetime | None = None) -> list[Wait]:
     """The same for a rollout that would be opened now with that plan."""
     shape = shape_of(fleet)
     return waiting(
         [Place(each.slot, each.wave, zone=each.zone) for each in plan.slots],
-        each=typical_time(catalog, fleet.name, fleet.watch_time),
+        each=durations_of(catalog, fleet).typical,
         at_once=room(shape),
         apart=shape.failure_domain != "none",
+        opens=_opens(calendar_of(fleet), now or datetime.now(UTC)),
     )
 
 
-def typical_time(catalog: Catalog, fleet: str, watch_time: timedelta = timedelta()) -> timedelta:
-    """How long one replacement in that fleet takes: the median of its last ones, or a guess by its watch time."""
-    known = catalog.rollouts.recent_seconds(fleet)
-    return timedelta(seconds=statistics.median(known)) if known else watch_time + BESIDE_THE_WATCH
+def _opens(calendar: Calendar, now: datetime) -> Opens:
+    def opens(after: timedelta) -> timedelta | None:
+        found = calendar.next_open(now + after)
+        return None if found is None else found - now
+
+    return opens
 
 
-def _place(slot: SlotRecord, now: datetime) -> Place:
+def _place(slot: SlotRecord, now: datetime, closed_for: timedelta | None) -> Place:
     held = slot.facts.get("held") if slot.state is SlotState.RUNNING and slot.step in (None, Step.CHECK) else ""
     return Place(
         slot.slot,
         slot.wave,
         slot.state.value,
-        elapsed=now - slot.started_at if slot.started_at else timedelta(),
+        elapsed=now - slot.began_at if slot.began_at else timedelta(),
         held=held or "",
+        held_for=closed_for if held else None,
     )

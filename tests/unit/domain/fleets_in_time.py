@@ -5,18 +5,20 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 
 from phoenix_fleet.domain.calendars import Calendar, Freeze, Weekly
-from phoenix_fleet.domain.durations import P95, Durations
+from phoenix_fleet.domain.durations import P95, TRUSTED, Durations
 from phoenix_fleet.domain.pacing import Limits, Outlook, Quota, Todo, find_pace, groups_of, is_alarming
 
 START = datetime(2026, 11, 1, 4, tzinfo=UTC)
 DAY = timedelta(days=1)
 LOOK = timedelta(days=1)
 """The daily audit looks even if nothing happens."""
-MEASURED = 5
+P99 = 2.33
+"""Standard deviations: whoever is sure is wrong once in a hundred."""
+MEASURED = 8
 """Fewer replacements than this say nothing of a fleet's pace."""
 ENDLESS = timedelta(days=700)
 
@@ -31,7 +33,8 @@ class Told:
     alarm: datetime | None = None
     knowable: datetime | None = None
     """When whoever knows the true pace would have been sure of a miss, with at least some replacements measured."""
-    forecasts: list[tuple[int, float]] = field(default_factory=list)
+    told_by: datetime | None = None
+    """The look after that one."""
     most_at_once: int = 0
     fewest_in_service: int = 0
 
@@ -41,10 +44,10 @@ class Told:
 
     @property
     def announced(self) -> bool:
-        """A day ahead, or when it could first be known."""
+        """A day ahead, or as soon as it could be known: at the look after that at the latest."""
         if self.alarm is None:
             return False
-        return self.alarm <= max(self.deadline - DAY, self.knowable or self.deadline)
+        return self.alarm <= max(self.deadline - DAY, self.told_by or self.ended)
 
 
 class Fleet:
@@ -53,7 +56,7 @@ class Fleet:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.rng = rng = random.Random(seed)  # noqa: S311 - nothing secret
-        self.size = rng.randint(3, 60)
+        self.size = rng.randint(3, 40)
         zones = rng.randint(1, 3)
         self.places = [(min(number, 1), number * zones // self.size) for number in range(self.size)]
         self.median, self.sigma = math.exp(rng.uniform(math.log(300), math.log(5400))), rng.uniform(0.1, 0.8)
@@ -101,6 +104,14 @@ class Fleet:
         """Until when nothing goes on at that moment; None if all goes on."""
         return next((until for since, until in self.outages if since <= moment < until), None)
 
+    def throttled(self, launches: list[datetime], now: datetime) -> datetime | None:
+        """Until when the platform takes no other launch; None if it does."""
+        rate = self.limits.quota.launches_per_hour
+        if rate is None or len(launches) < rate:
+            return None
+        until = launches[-rate] + timedelta(hours=1)
+        return until if until > now else None
+
     def end_of(self, begins: datetime, seconds: float) -> datetime:
         """When a replacement that takes so long ends; outages hold it up."""
         at, left = begins, timedelta(seconds=seconds)
@@ -131,6 +142,7 @@ def play(seed: int) -> Told:
     seconds, measured = list(fleet.seconds), len(fleet.seconds)
     told = Told(seed, fleet.deadline, START, fewest_in_service=fleet.size)
     waiting, running = list(fleet.places), list[tuple[datetime, datetime, tuple[int, int]]]()
+    launches: list[datetime] = []
     now, alarmed, looked = START, False, START - LOOK
     while waiting or running:
         left = [place for _, _, place in running] + waiting
@@ -140,18 +152,24 @@ def play(seed: int) -> Told:
         alarmed = is_alarming(outlook, already=alarmed)
         if alarmed and told.alarm is None:
             told.alarm = now
-        truth = replace(outlook, durations=fleet.truth)
-        lost = not truth.course(fleet.limits.most, -P95).in_time
-        if told.knowable is None and lost and measured >= MEASURED:
+        # The true distribution, and the doubt that so few measurements leave.
+        truth = replace(outlook, durations=replace(fleet.truth, known=max(1, min(measured, TRUSTED))))
+        lost = not truth.course(fleet.limits.most, -P99).in_time and shown(outlook, seconds, fleet)
+        if told.told_by is None and told.knowable is not None:
+            told.told_by = now
+        if told.knowable is None and ((lost and measured >= MEASURED) or now >= fleet.deadline):
             told.knowable = now
         looked = now
         pace = find_pace(outlook).concurrency
         while waiting and len(running) < pace and fleet.calendar.is_open(now) and not fleet.out(now):
             if running and running[0][2] != waiting[0]:
                 break
+            if fleet.throttled(launches, now):
+                break
+            launches.append(now)
             heapq.heappush(running, (fleet.end_of(now, fleet.draw()), now, waiting.pop(0)))
             told.most_at_once = max(told.most_at_once, len(running))
-        now = next_look(fleet, now, looked, running)
+        now = next_look(fleet, now, looked, running, fleet.throttled(launches, now))
         while running and running[0][0] <= now:
             ended, since, _ = heapq.heappop(running)
             seconds.append((ended - since).total_seconds())
@@ -163,17 +181,29 @@ def play(seed: int) -> Told:
     return told
 
 
+def shown(outlook: Outlook, seconds: list[float], fleet: Fleet) -> bool:
+    """Whether what was measured shows it: the rest takes as long as the quicker half of that took."""
+    quicker = sorted(seconds[-50:])[: max(1, (len(seconds[-50:]) + 1) // 2)]
+    if len(seconds) < MEASURED:
+        return False
+    each = timedelta(seconds=sum(quicker) / len(quicker))
+    return not replace(outlook, durations=Durations(each, each, each, 0.0)).course(fleet.limits.most).in_time
+
+
 def next_look(
-    fleet: Fleet, now: datetime, looked: datetime, running: list[tuple[datetime, datetime, tuple[int, int]]]
+    fleet: Fleet,
+    now: datetime,
+    looked: datetime,
+    running: list[tuple[datetime, datetime, tuple[int, int]]],
+    throttled: datetime | None,
 ) -> datetime:
     """The next replacement that ends, the next moment when one may begin, or the next daily look."""
-    moments = [looked + LOOK]
+    moments = [looked + LOOK, fleet.deadline] if fleet.out(now) is None else [looked + LOOK]
     if running:
         moments.append(running[0][0])
     out = fleet.out(now)
     opens = fleet.calendar.next_open(now if out is None else out)
-    if out is not None:
-        moments.append(out)
+    moments += [each for each in (out, throttled) if each is not None]
     if opens is not None and opens > now:
         moments.append(opens)
     return min(moment for moment in moments if moment > now)
