@@ -1,10 +1,11 @@
-"""Simulated rollouts against what can be reckoned by hand, and against what must follow from more or less of a limit."""
+"""Simulated rollouts against what can be reckoned by hand, and against what must follow from more or less."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -127,7 +128,7 @@ class TestByHand:
 class TestMoreOrLess:
     def test_more_at_once_is_never_later(self) -> None:
         ends = [simulate(outlook(1, 29, durations=CHANCE, at_once=each), trials=100).ends for each in (1, 2, 3, 5, 8)]
-        for slower, faster in zip(ends, ends[1:], strict=False):
+        for slower, faster in pairwise(ends):
             assert all(late >= early for late, early in zip(slower, faster, strict=True))
             assert sum(slower) > sum(faster)
 
@@ -137,7 +138,7 @@ class TestMoreOrLess:
             simulate(replace(given, calendar=given.calendar.with_longer_windows(hours * HOUR)), trials=100).ends
             for hours in (0, 1, 3, 6)
         ]
-        for slower, faster in zip(ends, ends[1:], strict=False):
+        for slower, faster in pairwise(ends):
             assert all(late >= early for late, early in zip(slower, faster, strict=True))
             assert sum(slower) > sum(faster)
 
@@ -147,7 +148,7 @@ class TestMoreOrLess:
         odds = [each.probability for each in found]
         assert odds == sorted(odds, reverse=True)
         assert odds[0] > 0.9 > 0.1 > odds[-1]
-        for fewer, more in zip(found, found[1:], strict=False):
+        for fewer, more in pairwise(found):
             assert all(early <= late for early, late in zip(fewer.ends, more.ends, strict=True))
 
     def test_every_lever_helps_or_does_nothing(self) -> None:
