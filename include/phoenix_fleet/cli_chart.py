@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _GOOD, _BAD, _INK, _FAINT = "#2b7a78", "#c0392b", "#1f2a36", "#d5dbe1"
 _COLOURS = ("#2b7a78", "#d98e04", "#6c5b9e", "#3f7fbf", "#8a8d91", "#b0567f")
 _BARS = 40
+_FAR = 3
+"""A deadline further than so many times the time that is shown would leave nothing to see of it."""
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "phoenix", "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 10,
     "axes.edgecolor": _INK, "axes.labelcolor": _INK, "text.color": _INK, "xtick.color": _INK, "ytick.color": _INK,
@@ -26,39 +28,70 @@ _STYLE: dict[Any, Any] = {
 
 def draw_simulation(path: Path, simulation: Simulation, name: str) -> None:
     """How the ends are distributed about the deadline, and how many replacements are left by when."""
-    deadline = _seconds_to(simulation)
+    outlook = simulation.outlook
+    deadline = None if outlook.deadline is None else (outlook.deadline - outlook.now).total_seconds()
     finite = [each for each in simulation.ends if math.isfinite(each)]
-    width, unit = _unit([*finite, deadline or 0.0])
+    scale = _Scale(max(finite, default=0.0), deadline)
+    told = f"{simulation.probability:.1%} in time" if deadline is not None else "no deadline"
     with _Picture(path, 2) as (first, second):
-        _ends(first, finite, deadline, width, simulation.trials)
-        left = simulation.outlook.left
-        told = f"{simulation.probability:.1%} in time" if deadline is not None else "no deadline"
-        first.set_title(f"{name}: {left} replacements, {simulation.outlook.limits.most} at once: {told}")
-        _burn_down(second, simulation, width)
-        if deadline is not None:
-            second.axvline(deadline / width, color=_INK, linestyle="--", linewidth=1.2)
-        second.set_xlabel(f"{unit} from the start")
+        _ends(first, finite, deadline, scale, simulation.trials)
+        scale.mark(first, named=True)
+        first.set_title(f"{name}: {outlook.left} replacements, {outlook.limits.most} at once: {told}")
+        _burn_down(second, simulation, scale)
+        scale.mark(second)
 
 
 def draw_replay(path: Path, lines: Sequence[tuple[str, Sequence[float]]], deadline: float | None, name: str) -> None:
     """How many replacements were left by when, as it went and as it would have gone; ends in seconds."""
-    width, unit = _unit([end for _, ends in lines for end in ends if math.isfinite(end)] + [deadline or 0.0])
+    scale = _Scale(max((end for _, ends in lines for end in ends if math.isfinite(end)), default=0.0), deadline)
     with _Picture(path, 1) as (axes,):
         for number, (label, ends) in enumerate(lines):
-            came = [end / width for end in sorted(ends) if math.isfinite(end)]
+            came = [end / scale.width for end in sorted(ends) if math.isfinite(end)]
             left = [len(ends) - done for done in range(len(came) + 1)]
-            colour = _INK if number == 0 else _COLOURS[(number - 1) % len(_COLOURS)]
-            axes.step(
-                [0.0, *came], left, where="post", label=label, color=colour, linewidth=2.4 if number == 0 else 1.5
-            )
-        if deadline is not None:
-            axes.axvline(deadline / width, color=_INK, linestyle="--", linewidth=1.2, label="deadline")
+            colour, thick = (_INK, 2.4) if number == 0 else (_COLOURS[(number - 1) % len(_COLOURS)], 1.5)
+            axes.step([0.0, *came], left, where="post", label=label, color=colour, linewidth=thick)
         axes.set_title(name)
         axes.set_ylabel("replacements left")
-        axes.set_xlabel(f"{unit} from the start")
         axes.set_ylim(bottom=0)
-        axes.set_xlim(left=0)
+        scale.lay(axes)
+        scale.mark(axes, named=True)
         axes.legend(frameon=False)
+
+
+class _Scale:
+    """The axis of time: in the unit that reads best, and with the deadline unless that is far away."""
+
+    def __init__(self, longest: float, deadline: float | None) -> None:
+        self.near = deadline is not None and deadline <= _FAR * longest
+        self.deadline = deadline
+        shown = max(longest, deadline if deadline is not None and self.near else 0.0)
+        self.width, self.unit = self._unit(shown)
+
+    @staticmethod
+    def _unit(seconds: float) -> tuple[float, str]:
+        if seconds > 3 * 86400:
+            return 86400.0, "days"
+        return (3600.0, "hours") if seconds > 7200 else (60.0, "minutes")
+
+    def lay(self, axes: Axes) -> None:
+        """Along the lower edge."""
+        axes.set_xlim(left=0)
+        axes.set_xlabel(f"{self.unit} from the start")
+
+    def mark(self, axes: Axes, *, named: bool = False) -> None:
+        """The deadline, as a line or as a word at the edge that it lies behind."""
+        if self.deadline is None:
+            return
+        told, at = "deadline", self.deadline / self.width
+        if self.near:
+            axes.axvline(at, color=_INK, linestyle="--", linewidth=1.2)
+        else:
+            told = f"deadline after {at:.0f} {self.unit} \N{RIGHTWARDS ARROW}"
+        if named:
+            place = (at, 1.0) if self.near else (1.0, 1.0)
+            axes.annotate(told, place, (4, -4) if self.near else (0, 12), textcoords="offset points", va="top",
+                          ha="left" if self.near else "right",
+                          xycoords=("data" if self.near else "axes fraction", "axes fraction"))  # fmt: skip
 
 
 class _Picture:
@@ -92,37 +125,22 @@ class _Picture:
             self._style.__exit__(None, None, None)
 
 
-def _seconds_to(simulation: Simulation) -> float | None:
-    outlook = simulation.outlook
-    return None if outlook.deadline is None else (outlook.deadline - outlook.now).total_seconds()
-
-
-def _unit(seconds: Sequence[float]) -> tuple[float, str]:
-    """In which unit the times read best: its seconds and its name."""
-    longest = max(seconds, default=0.0)
-    return (86400.0, "days") if longest > 3 * 86400 else (3600.0, "hours") if longest > 7200 else (60.0, "minutes")
-
-
-def _ends(axes: Axes, finite: Sequence[float], deadline: float | None, width: float, trials: int) -> None:
-    low, high = (finite[0], finite[-1]) if finite else (0.0, width)
-    step = (high - low) / _BARS or width / _BARS
+def _ends(axes: Axes, finite: Sequence[float], deadline: float | None, scale: _Scale, trials: int) -> None:
+    low, high = (finite[0], finite[-1]) if finite else (0.0, scale.width)
+    step = (high - low) / _BARS or scale.width / _BARS
     for number in range(_BARS):
         since, until = low + number * step, low + (number + 1) * step
         last = number == _BARS - 1
         inside = [each for each in finite if since <= each and (each < until or last)]
         early = sum(1 for each in inside if deadline is None or each <= deadline)
-        at, thick = since / width, step / width
+        at, thick = since / scale.width, step / scale.width
         if inside:
             axes.bar(at, early / trials * 100, thick, align="edge", color=_GOOD, linewidth=0)
             axes.bar(at, (len(inside) - early) / trials * 100, thick, early / trials * 100, align="edge", color=_BAD,
                      linewidth=0)  # fmt: skip
-    if deadline is not None:
-        axes.axvline(deadline / width, color=_INK, linestyle="--", linewidth=1.2)
-        axes.annotate("deadline", (deadline / width, 1), (4, -4), xycoords=("data", "axes fraction"),
-                      textcoords="offset points", va="top")  # fmt: skip
     axes.set_ylabel("% of trials that end then")
     axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
-    _percentiles(axes, finite, trials, width)
+    _percentiles(axes, finite, trials, scale.width)
 
 
 def _percentiles(axes: Axes, finite: Sequence[float], trials: int, width: float) -> None:
@@ -136,13 +154,13 @@ def _percentiles(axes: Axes, finite: Sequence[float], trials: int, width: float)
         axes.annotate(f"p{percent}", (at, 0), (0, -6), textcoords="offset points", ha="center", va="top", fontsize=8)
 
 
-def _burn_down(axes: Axes, simulation: Simulation, width: float) -> None:
+def _burn_down(axes: Axes, simulation: Simulation, scale: _Scale) -> None:
     rows = [(left, at) for left, at in simulation.band(10, 50, 90) if all(map(math.isfinite, at))]
     left = [row for row, _ in rows]
-    early, middle, late = ([at[number] / width for _, at in rows] for number in range(3))
+    early, middle, late = ([at[number] / scale.width for _, at in rows] for number in range(3))
     axes.fill_betweenx(left, early, late, step="pre", color=_FAINT, linewidth=0, label="80 of 100 trials")
     axes.plot(middle, left, drawstyle="steps-post", color=_GOOD, linewidth=1.8, label="half of the trials")
     axes.set_ylabel("replacements left")
     axes.set_ylim(bottom=0)
-    axes.set_xlim(left=0)
+    scale.lay(axes)
     axes.legend(frameon=False)

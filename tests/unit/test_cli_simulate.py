@@ -244,7 +244,9 @@ class TestReplays:
         assert result.exit_code == 0, result.output
         assert result.stdout.startswith("rollout 1 of web to 2026.11-1: 4 replacements; begins at any time\n")
         assert "2026-11-02 14:45 UTC (after 2.8 h)" in result.stdout
-        assert {"really", "again, 2 at once", "minutes from the start"} <= texts(tmp_path / "replay.svg")
+        assert {"really", "again, 2 at once", "hours from the start", "deadline after 684 hours →"} <= texts(
+            tmp_path / "replay.svg"
+        )
 
     @pytest.mark.parametrize(
         ("arguments", "error"),
