@@ -417,7 +417,10 @@ class TestPlan:
             ("web-03", 2, "empty slot"),
             ("web-04", 2, "empty slot"),
         ]
+        assert (found["verdict"]["pace"], found["waived"]) == (1, {})
         text = phoenix("plan", "web", "--slot", "web-03").stdout
+        assert "done about " in text
+        assert "pace: 1 at once: " in text
         assert "web to 2026.11-1: 1 replacements" in text
         assert "web-03" in text
         assert "web-01" not in text

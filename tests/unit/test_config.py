@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from phoenix_fleet import config, configfields
 from phoenix_fleet.config import Fleet, ImageFamily, Project
 from phoenix_fleet.domain.errors import InvalidConfig
 from phoenix_fleet.domain.ladder import Rung
+from phoenix_fleet.rollout.planning import _thaw as thaw
+from phoenix_fleet.rollout.planning import calendar_of, freeze
 from tests.unit.projects import FAMILY, FLEET, make_project
 
 
@@ -279,3 +282,51 @@ def yaml_model(field: Any) -> Any:
     from phoenix_fleet.yamlmistakes import _model_in
 
     return _model_in(field)
+
+
+CALENDAR = """
+deadline: 10d
+when_late: refuse
+maintenance:
+  - {days: [tue, thu], opens: "22:00", closes: "04:00", zone: Europe/Berlin}
+  - {opens: "12:00", closes: "13:00"}
+freezes:
+  - {begins: "2026-12-20 00:00", ends: "2027-01-02 00:00", zone: Europe/Berlin, reason: Christmas sales}
+waivers:
+  - {slot: web-03, owner: alice, reason: licence dongle, until: 2026-12-31}
+quota: {at_once: 4, launches_per_hour: 60}
+"""
+
+
+def test_deadline_windows_freezes_waivers_and_quota(project: Project) -> None:
+    (project.include / "fleets/web.yaml").write_text(FLEET + CALENDAR)
+    fleet = project.fleet("web")
+    calendar = calendar_of(fleet)
+    assert str(calendar.windows[0]) == "tue, thu 22:00-04:00 Europe/Berlin"
+    assert str(calendar.windows[1]) == "every day 12:00-13:00 UTC"
+    assert calendar.freezes[0].begins.astimezone(UTC) == datetime(2026, 12, 19, 23, tzinfo=UTC)
+    (waiver,) = fleet.waivers
+    assert (waiver.ends, str(waiver)) == (
+        datetime(2026, 12, 31, tzinfo=UTC), "waived until 2026-12-31 by alice: licence dongle"
+    )  # fmt: skip
+    assert fleet.deadline == timedelta(days=10)
+    frozen = json.loads(json.dumps(freeze(fleet)))
+    assert Fleet.model_validate(thaw(frozen)) == fleet, "a rollout keeps it as JSON"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (("22:00", "22h"), "'22h' is not a time of day: write 22:00"),
+        (("[tue, thu]", "[]"), "maintenance.0.days"),
+        (("Europe/Berlin}\n  - {opens", "Berlin}\n  - {opens"), "'Berlin' is not a time zone: write its IANA name"),
+        (("2026-12-20 00:00", "2027-12-20 00:00"), "a freeze must end after it begins"),
+        (("2026-12-20 00:00", "2026-12-20"), "'2026-12-20' is not a moment: write 2026-12-20 00:00"),
+        (("2026-12-31", "soon"), "'soon' is not a day: write 2026-12-31"),
+        (("web-03", "web-33"), "the fleet has no slot web-33: its slots are web-01 to web-04"),
+        (("at_once: 4", "at_once: 0"), "quota.at_once"),
+    ],
+)
+def test_mistakes_in_them_are_told(project: Project, changed: tuple[str, str], said: str) -> None:
+    lines = refused(project, "fleets/web.yaml", FLEET + CALENDAR.replace(*changed))
+    assert said in "\n".join(lines)

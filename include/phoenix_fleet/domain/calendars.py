@@ -170,8 +170,10 @@ def _less(stretches: Iterator[Opening], frozen: list[Opening]) -> Iterator[Openi
     """What of them lies outside the frozen times, which are sorted."""
     for since, until in stretches:
         for begins, ends in frozen:
-            if begins > since and since < until:
-                yield since, min(until, begins)
-            since = max(since, ends) if begins < until else since
+            if begins >= until:
+                break
+            if begins > since:
+                yield since, begins
+            since = max(since, ends)
         if since < until:
             yield since, until

@@ -29,8 +29,8 @@ class Durations:
     mean: timedelta
     spread: float
     """The standard deviation as a share of the mean."""
-    known: int = 1
-    """How many measurements it rests on; a guess is worth one."""
+    known: float = 0.5
+    """How many measurements it rests on; a guess is worth less than one."""
 
     @classmethod
     def guess(cls, typical: timedelta, slow: timedelta) -> Durations:

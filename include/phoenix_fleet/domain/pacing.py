@@ -168,7 +168,8 @@ class Outlook:
         start = 0.0
         for number, group in enumerate(self.groups):
             busy = self.running if number == 0 else ()
-            drive = _Drive(self._road, each, min(lanes, max(1, group.count)), self._every(lanes, each))
+            together, every = self._rounds(min(lanes, max(1, group.count)), each)
+            drive = _Drive(self._road, each, together, every)
             drive.ahead(start, busy)
             for count, due in group.dues:
                 too_old = max(too_old, drive.end(count) - (due - self.now).total_seconds())
@@ -176,10 +177,10 @@ class Outlook:
         late = -math.inf if self.deadline is None else end - (self.deadline - self.now).total_seconds()
         return Course(end, late if self.groups else -math.inf, too_old)
 
-    def _every(self, lanes: int, each: float) -> float:
-        """How many seconds apart the rounds of that many launches begin."""
+    def _rounds(self, lanes: int, each: float) -> tuple[int, float]:
+        """How many begin together, and how many seconds after those before: one by one, where launches are rationed."""
         rate = self.limits.quota.launches_per_hour
-        return max(each, lanes * 3600 / rate) if rate else each
+        return (1, max(each / lanes, 3600 / rate)) if rate else (lanes, each)
 
     def _straggling(self, each: float, lanes: int) -> float:
         """How much longer the last of several takes than the average one."""

@@ -13,8 +13,10 @@ import pytest
 
 from phoenix_fleet.airflow import notify
 from phoenix_fleet.airflow.notify import OwnersNotifier
+from phoenix_fleet.config import Fleet
 from phoenix_fleet.connections import Connection
 from phoenix_fleet.domain.errors import Halted, StepFailed
+from phoenix_fleet.rollout.progress import DeadlineAlarm
 
 
 @pytest.fixture
@@ -128,3 +130,17 @@ def test_a_dead_webhook_hides_nothing(
     said = caplog.text + capsys.readouterr().out  # Airflow's logging, once set up, writes past the standard one
     assert "ALERT for shop" in said
     assert "could not be told by webhook" in said
+
+
+def test_a_deadline_at_risk_is_told_with_what_is_short(received: Any) -> None:
+    fleet = Fleet.model_validate(
+        {"fleet": "web", "family": "base", "owners": {"team": "shop", "webhook": "hook"}, "size": 2, "platform": "fake"}
+    )
+    alarm = DeadlineAlarm(True, "7 replacements are left: short of max_in_flight")
+    notify.tell(fleet.owners, notify.deadline_alert(fleet, alarm, "http://log"))
+    (body,) = received
+    assert body["subject"] == "fleet.web: deadline at risk"
+    assert body["reason"] == "7 replacements are left: short of max_in_flight."
+    assert body["runbook"] == "docs/runbooks/rollout-deadline-at-risk.md"
+    over = notify.deadline_alert(fleet, DeadlineAlarm(False, "the deadline is likely to be met again"), "")
+    assert over.subject == "fleet.web: deadline no longer at risk"

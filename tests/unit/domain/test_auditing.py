@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from phoenix_fleet.domain.auditing import FleetFacts, Kind, audit_fleet, audit_throwaways, audit_window
+from phoenix_fleet.domain.auditing import (
+    FleetFacts,
+    Kind,
+    WaiverFacts,
+    audit_fleet,
+    audit_forecast,
+    audit_throwaways,
+    audit_waivers,
+    audit_window,
+)
 from phoenix_fleet.domain.models import Instance, InstanceState
 from phoenix_fleet.domain.windows import Version, Window
 
@@ -86,3 +96,23 @@ def test_windows_are_met_met_late_open_or_missed(met_at: datetime | None, now: d
     said, found = audit_window("web", Window(2026, 11), met_at, now)
     assert said == status
     assert bool(found) is (status == "missed")
+
+
+def test_waivers_in_force_are_told_and_excuse_their_slot_and_expired_ones_are_found() -> None:
+    waivers = [
+        WaiverFacts("web-01", NOW + timedelta(days=3), "waived until 2026-11-26 by alice: dongle"),
+        WaiverFacts("web-02", NOW, "waived until 2026-11-23 by bob: migration"),
+    ]
+    told, found = audit_waivers(waivers, NOW)
+    assert told == ["web-01: waived until 2026-11-26 by alice: dongle"]
+    assert [(each.kind, each.subject) for each in found] == [(Kind.WAIVER_EXPIRED, "web-02")]
+    old = instance("web-01", "2026.09-1", 80), instance("web-02", "2026.09-1", 80)
+    excused = audit_fleet(replace(facts(), waived=frozenset({"web-01"})), old, NOW)
+    assert {each.subject for each in audit_fleet(facts(), old, NOW)} == {"web-01-x", "web-02-x"}
+    assert {each.subject for each in excused} == {"web-02-x"}
+
+
+def test_a_forecast_that_misses_the_deadline_is_found() -> None:
+    (found,) = audit_forecast("web", "at risk", "2026-12-03")
+    assert (found.kind, found.message) == (Kind.DEADLINE_AT_RISK, "its rollout will be late: done about 2026-12-03")
+    assert audit_forecast("web", "tight", "2026-11-30") == audit_forecast("web", "", "") == []
