@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import struct
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -297,6 +299,17 @@ class TestPictures:
         never = ("--size", "9000", *EXACT, "--window", "mon 01:00-01:01")
         assert phoenix(*never, "--chart", str(tmp_path / "a.svg")).exit_code == 0
         assert (tmp_path / "a.svg").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_the_page_shows_what_its_command_says(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/howto/plan-a-refresh.md").read_text()
+    (line,) = re.findall(r"^phoenix simulate (--size .*) --chart simulate.svg$", page, re.MULTILINE)
+    found = told(*shlex.split(line))
+    assert f"{found['probability']:.1%} of the trials" in page
+    assert f"{found['expected_halts']:.1f} expected" in page
+    shown = dict(re.findall(r"^(\S.*?)  +([\d.]+%)$", page, re.MULTILINE))
+    assert shown == {each["change"]: f"{each['probability']:.1%}" for each in found["levers"]}
 
 
 @pytest.mark.parametrize(
