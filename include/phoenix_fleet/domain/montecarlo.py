@@ -224,7 +224,7 @@ class _Road:
 def _draw(rng: random.Random, durations: Durations, count: int) -> list[float]:
     """Log-normal with the mean and the spread that are known, and a mean of their own as far as that is in doubt."""
     variance = math.log1p(durations.spread**2)
-    doubt = rng.gauss(0.0, 1.0) * durations.spread / math.sqrt(durations.known)
+    doubt = rng.gauss(0.0, 1.0) * math.sqrt(math.log1p(durations.spread**2 / durations.known))
     middle, sigma = math.log(durations.mean.total_seconds()) + doubt - variance / 2, math.sqrt(variance)
     gauss, exp = rng.gauss, math.exp
     return [exp(middle + sigma * gauss(0.0, 1.0)) for _ in range(count)]

@@ -90,6 +90,15 @@ class TestByHand:
         assert replay(kept, [600] * 3).in_time
         assert not replay(broken, [600] * 3).in_time
 
+    def test_done_at_the_deadline_is_in_time_and_a_second_later_is_not(self) -> None:
+        assert replay(outlook(3, deadline=30 * MINUTE), [600] * 3).in_time
+        assert not replay(outlook(3, deadline=30 * MINUTE), [600, 600, 601]).in_time
+
+    def test_a_mean_known_from_one_measurement_is_as_doubtful_as_that(self) -> None:
+        guessed = replace(Durations.guess(10 * MINUTE, 30 * MINUTE), known=1)
+        found = simulate(outlook(400, durations=guessed), trials=1000)
+        assert found.done_by(95) / found.done_by(50) == pytest.approx(3, rel=0.2)
+
     def test_nothing_to_do_is_done(self) -> None:
         found = simulate(outlook(deadline=DAY), trials=5)
         assert (found.probability, found.done_by(99), found.band(50)) == (1, 0, [(0, (0.0,))])
@@ -171,13 +180,18 @@ class TestMoreOrLess:
         ]
         assert 0 < before < 1
         assert min(after.values()) >= before
-        assert max(after.values()) > before
+        assert after["half as many failures"] > before
+        assert after["resumed in half the time"] > before
+        assert after["one more at once: max_in_flight 2 and max_unavailable 2"] > before
 
     def test_no_lever_raises_what_does_not_bound(self) -> None:
         assert levers(outlook(1), Trouble()) == []
         limits = Limits(1, 3, Quota(at_once=1))
         (lever,) = levers(replace(outlook(4), limits=limits), Trouble())
         assert lever.change == "one more at once: max_in_flight 2 and quota.at_once 2"
+        assert lever.outlook.limits.most == 2
+        (lever,) = levers(replace(outlook(4), limits=Limits(3, 1)), Trouble())
+        assert lever.change == "one more at once: max_surge 2"
         assert lever.outlook.limits.most == 2
 
 
