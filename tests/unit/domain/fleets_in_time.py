@@ -36,7 +36,6 @@ class Told:
     told_by: datetime | None = None
     """The look after that one."""
     most_at_once: int = 0
-    fewest_in_service: int = 0
 
     @property
     def missed(self) -> bool:
@@ -140,7 +139,7 @@ def play(seed: int) -> Told:
     """The whole rollout, and what the pacer said of it."""
     fleet = Fleet(seed)
     seconds, measured = list(fleet.seconds), len(fleet.seconds)
-    told = Told(seed, fleet.deadline, START, fewest_in_service=fleet.size)
+    told = Told(seed, fleet.deadline, START)
     waiting, running = list(fleet.places), list[tuple[datetime, datetime, tuple[int, int]]]()
     launches: list[datetime] = []
     now, alarmed, looked = START, False, START - LOOK
