@@ -8,6 +8,7 @@ import shlex
 import struct
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 @pytest.fixture
 def past(project: Project) -> Iterator[Catalog]:
+    with remembered(project) as catalog:
+        yield catalog
+
+
+@contextmanager
+def remembered(project: Project) -> Iterator[Catalog]:
     """A rollout of four, ten minutes each; the third fails once, and somebody resumes two hours later."""
     clock = ManualClock(OPENED)
     with Catalog.from_environment(clock) as catalog:
@@ -231,6 +238,14 @@ class TestReplays:
         assert (really["seconds"], really["at_once"], really["in_time"]) == (4 * 600 + 300 + 7200, 1, True)
         assert really["note"] == "2.1 h with nothing under way; 1 halts, 2.0 h in all; 1 attempts failed"
         assert (again["seconds"], faster["seconds"]) == (2400, 1800)
+
+    def test_slower_than_its_file_allowed(self, project: Project) -> None:
+        wide = FLEET.replace("max_surge: 1", "max_surge: 2") + "max_in_flight: 2\n"
+        (project.include / "fleets/web.yaml").write_text(wide)
+        with remembered(project):
+            _, slower, filed = told("--replay", "1")["courses"]
+        assert (slower["how"], slower["seconds"]) == ("again, 1 at once", 2400)
+        assert (filed["how"], filed["seconds"]) == ("again, 2 at once, as its file said", 1800)
 
     def test_in_other_windows_with_another_deadline(self, past: Catalog) -> None:
         found = told("web", "--replay", "1", "--window", "12:00-12:11", "--deadline", "2d", "--max-in-flight", "2")
