@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from phoenix_fleet import cli_pace, cli_reap, cli_show
+from phoenix_fleet import cli_pace, cli_reap, cli_show, cli_simulate
 from phoenix_fleet.config import Fleet, Project
 from phoenix_fleet.connections import SettingsFile
 from phoenix_fleet.domain.errors import InvalidConfig, NotFound, PhoenixError
@@ -45,6 +45,7 @@ app = typer.Typer(cls=_Group, no_args_is_help=True, pretty_exceptions_enable=Fal
 release = typer.Typer(no_args_is_help=True, help="Look at releases, and take one back.", rich_markup_mode=None)
 app.add_typer(release, name="release")
 app.command()(cli_reap.reap)
+app.command("simulate")(cli_simulate.command)
 
 Include = Annotated[
     Path | None, typer.Option("--include", help="The project's include/ folder. Default: PHOENIX_INCLUDE, or ours.")
