@@ -30,6 +30,7 @@ from phoenix_fleet.domain.models import (
     Subject,
 )
 from phoenix_fleet.domain.verdicts import Measurement
+from phoenix_fleet.gates.base import Gate
 from phoenix_fleet.platforms.base import Platform
 from tests.simulator.datacentre import DataCentre, Machine
 
@@ -268,7 +269,7 @@ class SimConfigurator(Configurator):
         self.applied[instance.id] = environment.name
 
 
-class SimGate:
+class SimGate(Gate):
     """Says passed, unless the story says otherwise."""
 
     def __init__(self, wire: Wire, name: str) -> None:
