@@ -25,6 +25,7 @@ _ENGINE = ("docker", "e2e", "browser")
 """Marks of the tests that share the Docker engine and the lab's ports."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With two processes (``scripts/test``): what shares the engine goes to one of them, first because it takes
     longest and mostly waits; the other takes the rest, file by file, and all that share one Airflow together."""
