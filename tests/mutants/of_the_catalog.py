@@ -141,7 +141,7 @@ MUTANTS = (
         "wall-clock-in-the-catalog",
         "I20: one clock",
         "catalog/database.py",
-        "yield Transaction(session, self.clock.now(), head)",
+        "yield Transaction(session, self._moment(session), head)",
         "yield Transaction(session, datetime.now().astimezone(), head)",
         (f"{_TICKETS}test_a_claim_gets_the_lowest_slot",),
     ),

@@ -9,7 +9,7 @@ import pytest
 
 from phoenix_fleet.catalog.records import RolloutState
 from phoenix_fleet.domain.errors import StepFailed
-from phoenix_fleet.domain.models import Backend
+from phoenix_fleet.domain.models import Backend, InstanceState
 from phoenix_fleet.gates import fake as fake_gate
 from tests.rollout.scene import NEW, OLD, START, Scene, no_connections
 
@@ -63,3 +63,14 @@ def test_what_was_told_to_terminate_is_never_adopted_however_old_the_reads_are(s
     progress = engine.advance(ticket)
     slot = scene.catalog.rollouts.slot(rollout.id, ticket.seq)
     assert (slot.new_instance, progress.message) == ("", "outdated: 2026.10-1")
+
+
+def test_a_left_over_that_the_floor_holds_waits_for_the_empty_slots(stage: Stage) -> None:
+    """Its new instance stands beside it, but with a slot empty the fleet is too small for it to go."""
+    scene = stage(max_surge="1", max_unavailable="0")
+    scene.seed("web-03", NEW, attempt=9)
+    (gone,) = [key for key, each in scene.living().items() if each["slot"] == "web-01"]
+    scene.platform.set_state(gone, InstanceState.GONE)
+    rollout = scene.open()
+    assert [each.slot for each in scene.catalog.rollouts.slots(rollout.id)] == ["web-01", "web-03", "web-02"]
+    assert scene.run(rollout).state is RolloutState.DONE

@@ -77,7 +77,7 @@ def plan(shape: FleetShape, target: Target, observed: Observed, now: datetime, o
                 view.old.host if view.old else "",
                 view.old.launched_at if view.old else None,
             )
-            for position, view in enumerate(_in_order([view for view in views if view.reason], target))
+            for position, view in enumerate(_in_order([view for view in views if view.reason], shape, target, observed))
         ),
         up_to_date=tuple((view.slot, view.note) for view in views if view.note),
         refusals=tuple((view.slot, view.refused) for view in views if view.refused),
@@ -92,7 +92,7 @@ def plan(shape: FleetShape, target: Target, observed: Observed, now: datetime, o
 _Urgency = tuple[int, datetime, str, datetime, str, bool, datetime]
 
 
-def _in_order(views: Sequence[SlotView], target: Target) -> list[SlotView]:
+def _in_order(views: Sequence[SlotView], shape: FleetShape, target: Target, observed: Observed) -> list[SlotView]:
     """Sorting is stable, so what is equally urgent keeps the order of the slots."""
     zones, hosts = dict[str, datetime](), dict[tuple[str, str], datetime]()
     for view in views:
@@ -103,13 +103,17 @@ def _in_order(views: Sequence[SlotView], target: Target) -> list[SlotView]:
 
     def urgency(view: SlotView) -> _Urgency:
         old = view.old
-        if old is None or view.new is not None:
-            # What only has to take something out makes the room that launches elsewhere may be waiting for.
-            return (0 if old else 1), LONG_AGO, "", LONG_AGO, "", False, LONG_AGO
+        if old is None:
+            return 1, LONG_AGO, "", LONG_AGO, "", False, LONG_AGO
+        if view.new is not None:
+            # What only has to take something out makes the room that launches elsewhere may be waiting for; but where
+            # the floor holds it there, it waits for those launches.
+            may_go = check_floor(shape.size, shape.budget.max_unavailable, observed, old.id).allowed
+            return (0 if may_go else 2), LONG_AGO, "", LONG_AGO, "", False, LONG_AGO
         if not view.serves:
-            return 2, LONG_AGO, old.zone, LONG_AGO, old.host, False, _born(old)
+            return 3, LONG_AGO, old.zone, LONG_AGO, old.host, False, _born(old)
         oldest = hosts[old.zone, old.host]
-        return 3, zones[old.zone], old.zone, oldest, old.host, not _wrong_image(old, target), _born(old)
+        return 4, zones[old.zone], old.zone, oldest, old.host, not _wrong_image(old, target), _born(old)
 
     return sorted(views, key=urgency)
 
