@@ -14,6 +14,8 @@ ENOUGH = 20
 """From so many measurements on, their own 95th percentile says more than any assumption about their shape."""
 TRUSTED = 30
 """More measurements than this say no more about the next ones: machines, images and hours of the day change."""
+_FAR = 50.0
+"""Beyond this many powers of e nobody can tell anything apart, and floats come to their end."""
 _DOUBT = 4
 """How many measurements the guessed spread weighs as much as."""
 
@@ -68,4 +70,4 @@ class Durations:
         Chance evens out over many, what is not known of the mean does not.
         """
         doubt = self.spread * math.sqrt(1 / max(1, count) + 1 / self.known)
-        return self.mean.total_seconds() * math.exp(deviations * doubt)
+        return self.mean.total_seconds() * math.exp(min(deviations * doubt, _FAR))

@@ -81,7 +81,10 @@ def _needs(outlook: Outlook) -> str:
     if not outlook.durations.mean or not math.isfinite(outlook.course(outlook.limits.most).end):
         return "time: no maintenance window ever opens"
     course = outlook.course(outlook.limits.most, P95)
-    return f"time: it would be late by {_hours(max(course.late, course.too_old))} at all the speed that is allowed"
+    late = max(course.late, course.too_old)
+    if not math.isfinite(late):  # little is known yet, so the slow end of what may be lies beyond the calendar
+        return "time: it may be late by more than can be reckoned, at all the speed that is allowed"
+    return f"time: it would be late by {_hours(late)} at all the speed that is allowed"
 
 
 def _cures(outlook: Outlook, budget_key: str) -> Iterator[Cure]:

@@ -227,3 +227,11 @@ def test_more_at_once_or_longer_windows_never_end_later(outlook: Outlook, later:
     if outlook.limits.quota.launches_per_hour is None:
         assert plain == sorted(plain, reverse=True)
     assert wider.course(1).end <= ends[0]
+
+
+def test_a_slow_end_beyond_all_reckoning_is_told_as_such() -> None:
+    little_known = Durations.guess(timedelta(minutes=90), timedelta(days=30))
+    outlook = Outlook(NOW, (Group(50),), little_known, Limits(1, 1), Calendar(), NOW + DAY)
+    verdict = assess(outlook)
+    assert not verdict.feasible
+    assert verdict.shortage == "time: it may be late by more than can be reckoned, at all the speed that is allowed"
