@@ -14,8 +14,8 @@ ENOUGH = 20
 """From so many measurements on, their own 95th percentile says more than any assumption about their shape."""
 TRUSTED = 30
 """More measurements than this say no more about the next ones: machines, images and hours of the day change."""
-_FAR = 50.0
-"""Beyond this many powers of e nobody can tell anything apart, and floats come to their end."""
+_MOST_DOUBT = 1.5
+"""How many powers of e the mean may be off, by one standard deviation, for each measurement that it rests on."""
 _DOUBT = 4
 """How many measurements the guessed spread weighs as much as."""
 
@@ -67,7 +67,8 @@ class Durations:
     def each_of(self, count: int, deviations: float) -> float:
         """How many seconds each of ``count`` takes on average, that many standard deviations from the expected.
 
-        Chance evens out over many, what is not known of the mean does not.
+        Chance evens out over many, what is not known of the mean does not; that is held within bounds, as a
+        guess by the timeouts of all steps together would have every fleet without a history miss its deadline.
         """
-        doubt = self.spread * math.sqrt(1 / max(1, count) + 1 / self.known)
-        return self.mean.total_seconds() * math.exp(min(deviations * doubt, _FAR))
+        doubt = min(self.spread, _MOST_DOUBT) * math.sqrt(1 / max(1, count) + 1 / self.known)
+        return self.mean.total_seconds() * math.exp(deviations * doubt)

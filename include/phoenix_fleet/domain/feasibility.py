@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from phoenix_fleet.domain.durations import P95
 from phoenix_fleet.domain.pacing import (
+    HORIZON,
     Forecast,
     Group,
     Outlook,
@@ -78,7 +79,7 @@ def assess(outlook: Outlook, *, budget_key: str = "max_surge") -> Verdict:
 
 def _needs(outlook: Outlook) -> str:
     """What to say if nothing but time would do."""
-    if not outlook.durations.mean or not math.isfinite(outlook.course(outlook.limits.most).end):
+    if next(outlook.calendar.openings(outlook.now, outlook.now + HORIZON), None) is None:
         return "time: no maintenance window ever opens"
     course = outlook.course(outlook.limits.most, P95)
     late = max(course.late, course.too_old)
