@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from phoenix_fleet.domain.calendars import HORIZON
 from phoenix_fleet.domain.durations import P95
 from phoenix_fleet.domain.pacing import (
-    HORIZON,
     Forecast,
     Group,
     Outlook,
