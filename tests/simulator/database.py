@@ -65,7 +65,8 @@ class MemoryDatabase:
 
         @event.listens_for(self.engine, "begin")
         def begin(connection: Connection) -> None:
-            connection.exec_driver_sql("BEGIN")
+            if connection.get_execution_options().get("phoenix_begin", "DEFERRED"):
+                connection.exec_driver_sql("BEGIN")
 
     def reset(self) -> None:
         """As the template."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from typing import Any
+
+from sqlalchemy import Row, bindparam, select
 from sqlalchemy.orm import Session
 
 from phoenix_fleet.catalog.database import Database, Transaction
 from phoenix_fleet.catalog.images import to_image
 from phoenix_fleet.catalog.records import BlockRecord
-from phoenix_fleet.catalog.schema import BlockRow, ImageRow
+from phoenix_fleet.catalog.schema import BLOCKS, BlockRow, ImageRow
 from phoenix_fleet.domain.errors import NotFound, Refused
 from phoenix_fleet.domain.ladder import Rung
 from phoenix_fleet.domain.models import Image
 from phoenix_fleet.domain.windows import Version
+
+_STANDING = select(BLOCKS).where(
+    *(BLOCKS.c[name] == bindparam(name) for name in ("fleet", "family", "version")), BLOCKS.c.lifted_at.is_(None)
+)
 
 
 class BlockStore:
@@ -23,8 +29,8 @@ class BlockStore:
 
     def find(self, fleet: str, family: str, version: Version) -> BlockRecord | None:
         """The block that keeps that release from the fleet, if one stands."""
-        with self._database.read() as session:
-            row = find_block(session, fleet, family, version)
+        with self._database.look() as connection:
+            row = connection.execute(_STANDING, {"fleet": fleet, "family": family, "version": str(version)}).first()
             return _to_block(row) if row is not None else None
 
     def list_blocks(self, fleet: str) -> list[BlockRecord]:
@@ -106,7 +112,7 @@ def good_releases(session: Session, fleet: str, family: str) -> list[Image]:
     return [image for image in map(to_image, rows) if str(image.version) not in blocked]
 
 
-def _to_block(row: BlockRow) -> BlockRecord:
+def _to_block(row: BlockRow | Row[Any]) -> BlockRecord:
     return BlockRecord(
         fleet=row.fleet,
         family=row.family,

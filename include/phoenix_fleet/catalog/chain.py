@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from phoenix_fleet.catalog import canonical
-from phoenix_fleet.catalog.schema import ChainRow, EventRow
 from phoenix_fleet.domain.errors import PermanentError
 
 GENESIS = "0" * 64
 """What the first event has in place of the hash of the one before."""
 
 _REMEDY = "Someone changed the catalog by hand: compare it with a backup and with the evidence kept elsewhere."
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where the chain ends: how many events it has, and the hash of the last."""
+
+    count: int
+    hash: str
 
 
 class RawEvent(NamedTuple):
@@ -43,21 +51,19 @@ def digest(prev_hash: str, *, seq: int, at: datetime, kind: str, subject: str, a
     return hashlib.sha256((prev_hash + canonical.dumps(row)).encode()).hexdigest()
 
 
-def link(head: ChainRow, *, at: datetime, kind: str, subject: str, actor: str, payload: dict[str, Any]) -> EventRow:
-    """The next event; moves the head, which the caller has locked."""
+def link(head: Head, *, at: datetime, kind: str, subject: str, actor: str, payload: dict[str, Any]) -> dict[str, Any]:
+    """The next event, as the values of its row."""
     seq = head.count + 1
-    row = EventRow(
-        seq=seq,
-        at=at,
-        kind=canonical.clean(kind),
-        subject=canonical.clean(subject),
-        actor=canonical.clean(actor),
-        payload=payload,
-        prev_hash=head.hash,
-        hash=digest(head.hash, seq=seq, at=at, kind=kind, subject=subject, actor=actor, payload=payload),
-    )
-    head.count, head.hash = seq, row.hash
-    return row
+    return {
+        "seq": seq,
+        "at": at,
+        "kind": canonical.clean(kind),
+        "subject": canonical.clean(subject),
+        "actor": canonical.clean(actor),
+        "payload": payload,
+        "prev_hash": head.hash,
+        "hash": digest(head.hash, seq=seq, at=at, kind=kind, subject=subject, actor=actor, payload=payload),
+    }
 
 
 def walk(events: Iterable[RawEvent], *, count: int, last_hash: str) -> None:

@@ -12,34 +12,61 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import URL, Connection, Engine, event, exc, func, select
+from sqlalchemy import URL, Connection, Engine, event, exc, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from phoenix_fleet.catalog import chain
-from phoenix_fleet.catalog.schema import ChainRow
+from phoenix_fleet.catalog.schema import CHAIN, EVENTS
 from phoenix_fleet.domain.clock import Clock, SystemClock
 from phoenix_fleet.domain.errors import AuthenticationFailed, InvalidConfig, PermanentError, PhoenixError, Unavailable
 
 _MIGRATE = "Run the migrations once (Catalog.migrate()) with the same PHOENIX_CATALOG_URL."
+_LOCK_HEAD = select(CHAIN.c.count, CHAIN.c.hash).where(CHAIN.c.id == 1).with_for_update()
+_MOVE_HEAD = update(CHAIN).where(CHAIN.c.id == 1)
+_APPEND = insert(EVENTS)
 
 
-@dataclass
 class Transaction:
-    """One writing transaction: its session, the one moment it happens at, and the chain it appends to."""
+    """One writing transaction: its connection, the one moment it happens at, and the chain it appends to.
 
-    session: Session
-    now: datetime
-    _head: ChainRow
+    What every step of every replacement does goes through the connection, in plain SQL; a session, which costs five
+    times as much for each statement, is there for everything else.
+    """
+
+    def __init__(self, connection: Connection, now: datetime, head: chain.Head) -> None:
+        self.connection = connection
+        self.now = now
+        self._head = head
+        self._began_with = head
+
+    @cached_property
+    def session(self) -> Session:
+        """A session inside the transaction."""
+        return Session(self.connection, expire_on_commit=False)
 
     def event(self, kind: str, subject: str, actor: str, payload: dict[str, Any]) -> None:
         """Append an event that commits, or not, together with what it records."""
-        self.session.add(chain.link(self._head, at=self.now, kind=kind, subject=subject, actor=actor, payload=payload))
+        values = chain.link(self._head, at=self.now, kind=kind, subject=subject, actor=actor, payload=payload)
+        self.connection.execute(_APPEND, values)
+        self._head = chain.Head(values["seq"], values["hash"])
+
+    def finish(self) -> None:
+        """Write what the session has not written yet, and where the chain ends now."""
+        if "session" in self.__dict__:
+            self.session.flush()
+        if self._head != self._began_with:
+            self.connection.execute(_MOVE_HEAD, {"count": self._head.count, "hash": self._head.hash})
+
+    def close(self) -> None:
+        """Let go of the session, whatever becomes of the transaction."""
+        if "session" in self.__dict__:
+            self.session.close()
 
 
 class Database:
@@ -55,6 +82,7 @@ class Database:
         self._engine: Engine | None = None
         self._pid = 0
         self._left_behind: list[Engine] = []
+        self._variants: dict[tuple[tuple[str, Any], ...], tuple[Engine, Engine]] = {}
 
     @property
     def is_sqlite(self) -> bool:
@@ -72,13 +100,18 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """A writing transaction: commits at the end, or rolls back. The database's errors become ours."""
-        with self._translated(), Session(self._begins("IMMEDIATE"), expire_on_commit=False) as session, session.begin():
-            head = session.get(ChainRow, 1, with_for_update=True)
+        with self._translated(), self._begins("IMMEDIATE").connect() as connection, connection.begin():
+            head = connection.execute(_LOCK_HEAD).one_or_none()
             if head is None:
                 raise PermanentError(
                     f"{self}: the event chain has lost its head row.", remedy="Restore the catalog from a backup."
                 )
-            yield Transaction(session, self._moment(session), head)
+            transaction = Transaction(connection, self._moment(connection), chain.Head(*head))
+            try:
+                yield transaction
+                transaction.finish()
+            finally:
+                transaction.close()
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -86,18 +119,27 @@ class Database:
         with self._translated(), Session(self._snapshots()) as session, session.begin():
             yield session
 
+    @contextmanager
+    def look(self) -> Iterator[Connection]:
+        """A connection for one query in plain SQL, a fifth as dear: for what every step of every replacement asks.
+
+        Two queries may see two moments.
+        """
+        with self._translated(), self._single().connect() as connection:
+            yield connection
+
     def now(self) -> datetime:
         """The moment by the one clock of everybody who uses this database, aware, in UTC."""
         if self._clock is not None:
             return self._clock.now()
-        with self.read() as session:
-            return self._moment(session)
+        with self.look() as connection:
+            return self._moment(connection)
 
-    def _moment(self, session: Session) -> datetime:
+    def _moment(self, connection: Connection) -> datetime:
         if self._clock is not None:
             return self._clock.now()
         # Not now(), which stands still from the beginning of the transaction: it may have waited for the lock since.
-        told: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+        told: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
         return told.astimezone(UTC)
 
     @contextmanager
@@ -132,12 +174,23 @@ class Database:
                 engine.dispose(close=self._pid == os.getpid())
 
     def _begins(self, how: str) -> Engine:
-        return self._current().execution_options(phoenix_begin=how)
+        return self._variant(phoenix_begin=how)
 
     def _snapshots(self) -> Engine:
         if self.is_sqlite:
             return self._current()
-        return self._current().execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        return self._variant(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    def _single(self) -> Engine:
+        return self._begins("") if self.is_sqlite else self._variant(isolation_level="AUTOCOMMIT")
+
+    def _variant(self, **options: Any) -> Engine:
+        """The engine with these options; made once, as making one costs as much as a query."""
+        engine, key = self._current(), tuple(options.items())
+        kept = self._variants.get(key)
+        if kept is None or kept[0] is not engine:
+            self._variants[key] = kept = engine, engine.execution_options(**options)
+        return kept[1]
 
     def _current(self) -> Engine:
         with self._guard:

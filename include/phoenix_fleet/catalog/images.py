@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import Row, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from phoenix_fleet.catalog.database import Database, Transaction
 from phoenix_fleet.catalog.records import Settled, WindowRecord
-from phoenix_fleet.catalog.schema import ArtefactRow, ImageRow, SettledWindowRow
+from phoenix_fleet.catalog.schema import ARTEFACTS, IMAGES, ArtefactRow, ImageRow, SettledWindowRow
 from phoenix_fleet.domain.errors import Busy, InvalidConfig, NotFound, Refused
 from phoenix_fleet.domain.ladder import CLIMB, Rung, check_move
 from phoenix_fleet.domain.models import Artefact, Image
@@ -15,6 +19,14 @@ from phoenix_fleet.domain.windows import Version, Window
 
 _IN_FLIGHT = CLIMB[:-1]
 _NEWEST_FIRST = (ImageRow.refresh_window.desc(), ImageRow.build.desc())
+_FAMILY = (
+    select(IMAGES, ARTEFACTS.c.platform, ARTEFACTS.c.reference, ARTEFACTS.c.digest)
+    .outerjoin(ARTEFACTS, ARTEFACTS.c.image_id == IMAGES.c.id)
+    .where(IMAGES.c.family == bindparam("family"))
+    .order_by(IMAGES.c.refresh_window.desc(), IMAGES.c.build.desc(), ARTEFACTS.c.platform)
+)
+_ON_RUNG = _FAMILY.where(IMAGES.c.rung == bindparam("rung"))
+_ONE = _FAMILY.where(IMAGES.c.refresh_window == bindparam("window"), IMAGES.c.build == bindparam("build"))
 
 
 class ImageStore:
@@ -99,16 +111,19 @@ class ImageStore:
 
     def get(self, family: str, version: Version) -> Image:
         """The image. :raises NotFound: if there is none."""
-        with self._database.read() as session:
-            return to_image(find_image(session, family, version))
+        which = {"family": family, "window": str(version.window), "build": version.build}
+        with self._database.look() as connection:
+            found = _to_images(connection.execute(_ONE, which))
+        if not found:
+            raise _no_image(family, version)
+        return found[0]
 
     def list_images(self, family: str, rung: Rung | None = None) -> list[Image]:
         """All images of the family, or those on that rung, newest version first."""
-        query = select(ImageRow).where(ImageRow.family == family).order_by(*_NEWEST_FIRST)
-        if rung is not None:
-            query = query.where(ImageRow.rung == rung)
-        with self._database.read() as session:
-            return [to_image(row) for row in session.scalars(query)]
+        with self._database.look() as connection:
+            if rung is None:
+                return _to_images(connection.execute(_FAMILY, {"family": family}))
+            return _to_images(connection.execute(_ON_RUNG, {"family": family, "rung": rung}))
 
     def in_flight(self, family: str) -> Image | None:
         """The family's image that is on its way up the ladder, if any."""
@@ -182,8 +197,12 @@ def find_image(session: Session, family: str, version: Version) -> ImageRow:
         )
     )
     if row is None:
-        raise NotFound(f"The catalog has no image {family} {version}.")
+        raise _no_image(family, version)
     return row
+
+
+def _no_image(family: str, version: Version) -> NotFound:
+    return NotFound(f"The catalog has no image {family} {version}.")
 
 
 def subject_of(row: ImageRow) -> str:
@@ -191,7 +210,7 @@ def subject_of(row: ImageRow) -> str:
     return f"images/{row.family}/{version_of(row)}"
 
 
-def version_of(row: ImageRow) -> Version:
+def version_of(row: ImageRow | Row[Any]) -> Version:
     """The row's version."""
     return Version(Window.parse(row.refresh_window), row.build)
 
@@ -203,13 +222,23 @@ def digests_of(row: ImageRow) -> dict[str, str]:
 
 def to_image(row: ImageRow) -> Image:
     """The row as a value."""
+    return _image_of(row, row.artefacts)
+
+
+def _to_images(rows: Iterable[Row[Any]]) -> list[Image]:
+    """Of rows with an artefact each, or none, those of one image next to each other."""
+    together = (list(members) for _, members in groupby(rows, key=lambda row: row.id))
+    return [_image_of(members[0], [each for each in members if each.platform is not None]) for members in together]
+
+
+def _image_of(row: ImageRow | Row[Any], artefacts: Iterable[ArtefactRow | Row[Any]]) -> Image:
     return Image(
         family=row.family,
         version=version_of(row),
         rung=Rung(row.rung),
         artefacts={
             each.platform: Artefact(platform=each.platform, reference=each.reference, digest=each.digest)
-            for each in row.artefacts
+            for each in artefacts
         },
         inputs=row.inputs,
         created_at=row.created_at,

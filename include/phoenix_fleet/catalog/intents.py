@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, get_args
 
-from sqlalchemy import or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, insert, or_, select, true, update
 
 from phoenix_fleet.catalog import canonical
 from phoenix_fleet.catalog.database import Database, Transaction
+from phoenix_fleet.catalog.holding import check_ticket, held
 from phoenix_fleet.catalog.records import Action, IntentRecord, Outcome, Ticket
-from phoenix_fleet.catalog.schema import IntentRow, SlotRow
-from phoenix_fleet.catalog.tickets import check_ticket, held
+from phoenix_fleet.catalog.schema import INTENTS
 from phoenix_fleet.domain.errors import IntentMismatch, InvalidConfig, NotFound, Refused
 
 _CLEAN_UP = ("remove", "drain", "terminate")
 _SYSTEM = "phoenix"
 """The actor of calls that no ticket stands behind."""
+_KNOWN_BY = ("purpose", "action", "target", "token")
+_SAME = select(INTENTS).where(*(INTENTS.c[name] == bindparam(name) for name in _KNOWN_BY))
+_ONE = select(INTENTS).where(INTENTS.c.id == bindparam("number"))
+_CHANGE = update(INTENTS).where(INTENTS.c.id == bindparam("number"))
+_ADD = insert(INTENTS)
+_OPEN = or_(INTENTS.c.outcome.is_(None), INTENTS.c.outcome == "unknown")
+_OPEN_OF_SLOT = (
+    select(INTENTS)
+    .where(INTENTS.c.purpose == bindparam("purpose"), INTENTS.c.slot == bindparam("slot"), _OPEN)
+    .order_by(INTENTS.c.id)
+)
+_TOLD_TO_TERMINATE = select(INTENTS.c.target, INTENTS.c.params).where(
+    INTENTS.c.action == "terminate",
+    or_(INTENTS.c.ended_at.is_(None), INTENTS.c.ended_at >= bindparam("since")),
+    or_(INTENTS.c.outcome.is_(None), INTENTS.c.outcome != "failed"),
+)
 
 
 class IntentStore:
@@ -58,22 +74,14 @@ class IntentStore:
         token = token or (f"attempt-{ticket.attempt}" if ticket is not None else "")
         with self._database.write() as tx:
             if ticket is not None:
-                _check(tx.session, ticket, action, target, cleanup=cleanup)
+                _check(tx.connection, ticket, action, target, cleanup=cleanup)
             if allowed is not None:
                 allowed(tx)
-            row = tx.session.scalar(
-                select(IntentRow).where(
-                    IntentRow.purpose == purpose,
-                    IntentRow.action == action,
-                    IntentRow.target == target,
-                    IntentRow.token == token,
-                )
-            )
+            known = dict(zip(_KNOWN_BY, (purpose, action, target, token), strict=True))
+            row = tx.connection.execute(_SAME, known).one_or_none()
             if row is None:
-                row = _begin(tx, action, target, params, ticket=ticket, purpose=purpose, token=token)
-            else:
-                _repeat(tx, row, params, ticket)
-            return _to_intent(row)
+                return _begin(tx, known, params, ticket)
+            return _repeat(tx, _to_intent(row), params, ticket)
 
     def outcome(self, intent_id: int, outcome: Outcome, result: Mapping[str, Any]) -> IntentRecord:
         """The intent with how its call ended. What happened is written down whoever says so.
@@ -85,50 +93,55 @@ class IntentStore:
         if outcome not in get_args(Outcome):
             raise InvalidConfig(f"'{outcome}' is not an outcome: {', '.join(get_args(Outcome))}.")
         with self._database.write() as tx:
-            row = tx.session.get(IntentRow, intent_id)
+            row = tx.connection.execute(_ONE, {"number": intent_id}).one_or_none()
             if row is None:
                 raise NotFound(f"The catalog has no intent {intent_id}.")
-            if (row.outcome, canonical.dumps(row.result)) == (outcome, canonical.dumps(result)):
-                return _to_intent(row)
-            if row.outcome != "done":
-                row.outcome, row.result, row.ended_at = outcome, dict(result), tx.now
-            payload = {"action": row.action, "target": row.target, "outcome": outcome, "result": dict(result)}
-            tx.event("intent.ended", _subject(row), _SYSTEM, payload)
-            return _to_intent(row)
+            intent = _to_intent(row)
+            if (intent.outcome, canonical.dumps(intent.result)) == (outcome, canonical.dumps(result)):
+                return intent
+            if intent.outcome != "done":
+                ended: dict[str, Any] = {"outcome": outcome, "result": dict(result), "ended_at": tx.now}
+                tx.connection.execute(_CHANGE.values(**ended), {"number": intent_id})
+                intent = replace(intent, **ended)
+            payload = {"action": intent.action, "target": intent.target, "outcome": outcome, "result": dict(result)}
+            tx.event("intent.ended", _subject(intent), _SYSTEM, payload)
+            return intent
 
-    def pending(self, purpose: str | None = None) -> list[IntentRecord]:
-        """Intents whose call may or may not have been made, oldest first; of one purpose or of all."""
-        query = select(IntentRow).where(or_(IntentRow.outcome.is_(None), IntentRow.outcome == "unknown"))
-        return self._list(query, purpose)
+    def pending(self, purpose: str | None = None, slot: str | None = None) -> list[IntentRecord]:
+        """Intents whose call may or may not have been made, oldest first; of one purpose and slot, or of all."""
+        if purpose is not None and slot is not None:
+            with self._database.look() as connection:
+                return [
+                    _to_intent(row) for row in connection.execute(_OPEN_OF_SLOT, {"purpose": purpose, "slot": slot})
+                ]
+        return self._list(_OPEN, purpose)
 
     def told_to_terminate(self, since: datetime) -> dict[str, str]:
         """The idempotency token of every instance whose termination was begun and not refused, by the instance's id.
 
         :param since: those whose call ended before that are left out.
         """
-        going = select(IntentRow.target, IntentRow.params).where(
-            IntentRow.action == "terminate", or_(IntentRow.ended_at.is_(None), IntentRow.ended_at >= since)
-        )
-        query = going.where(or_(IntentRow.outcome.is_(None), IntentRow.outcome != "failed"))
-        with self._database.read() as session:
-            return {target: str(params.get("token") or "") for target, params in session.execute(query)}
+        with self._database.look() as connection:
+            told = connection.execute(_TOLD_TO_TERMINATE, {"since": since})
+            return {target: str(params.get("token") or "") for target, params in told}
 
     def list_intents(self, purpose: str | None = None) -> list[IntentRecord]:
         """All intents of that purpose (``rollout-17``), or of all, oldest first."""
-        return self._list(select(IntentRow), purpose)
+        return self._list(true(), purpose)
 
-    def _list(self, query: Any, purpose: str | None) -> list[IntentRecord]:
+    def _list(self, which: ColumnElement[bool], purpose: str | None) -> list[IntentRecord]:
+        query = select(INTENTS).where(which).order_by(INTENTS.c.id)
         if purpose is not None:
-            query = query.where(IntentRow.purpose == purpose)
-        with self._database.read() as session:
-            return [_to_intent(row) for row in session.scalars(query.order_by(IntentRow.id))]
+            query = query.where(INTENTS.c.purpose == purpose)
+        with self._database.look() as connection:
+            return [_to_intent(row) for row in connection.execute(query)]
 
 
-def _check(session: Session, ticket: Ticket, action: Action, target: str, *, cleanup: bool) -> None:
+def _check(connection: Connection, ticket: Ticket, action: Action, target: str, *, cleanup: bool) -> None:
     if not cleanup:
-        check_ticket(session, ticket)
+        check_ticket(connection, ticket)
         return
-    _, slot = held(session, ticket)
+    slot = held(connection, ticket)
     if action not in _CLEAN_UP or not _may_be_undone(slot, target):
         raise Refused(
             f"{ticket.slot}: '{action} {target}' is not the clean-up of a new instance.",
@@ -136,82 +149,70 @@ def _check(session: Session, ticket: Ticket, action: Action, target: str, *, cle
         )
 
 
-def _may_be_undone(slot: SlotRow, target: str) -> bool:
+def _may_be_undone(slot: Row[Any], target: str) -> bool:
     """Never the old instance; the new one by its id, or, if it was never noted, by whatever the platform called it."""
     if not target or target == slot.old_instance:
         return False
     return not slot.new_instance or target == slot.new_instance
 
 
-def _begin(
-    tx: Transaction,
-    action: Action,
-    target: str,
-    params: Mapping[str, Any],
-    *,
-    ticket: Ticket | None,
-    purpose: str,
-    token: str,
-) -> IntentRow:
-    row = IntentRow(
-        purpose=purpose,
-        action=action,
-        target=target,
-        token=token,
-        params=dict(params),
-        rollout_id=ticket.rollout_id if ticket is not None else None,
-        slot=ticket.slot if ticket is not None else "",
-        fence=ticket.token if ticket is not None else None,
-        outcome=None,
-        result={},
-        begun_at=tx.now,
-        ended_at=None,
-    )
-    tx.session.add(row)
-    tx.session.flush()
-    payload = {"action": action, "target": target, "token": token, "params": dict(params), "fence": row.fence}
-    tx.event("intent.begun", _subject(row), _actor(ticket), payload)
-    return row
+def _begin(tx: Transaction, known: Mapping[str, str], params: Mapping[str, Any], ticket: Ticket | None) -> IntentRecord:
+    values = {
+        **known,
+        "params": dict(params),
+        "rollout_id": ticket.rollout_id if ticket is not None else None,
+        "slot": ticket.slot if ticket is not None else "",
+        "fence": ticket.token if ticket is not None else None,
+        "outcome": None,
+        "result": {},
+        "begun_at": tx.now,
+        "ended_at": None,
+    }
+    tx.connection.execute(_ADD, values)
+    intent = _to_intent(tx.connection.execute(_SAME, dict(known)).one())
+    payload = {name: values[name] for name in ("action", "target", "token", "params", "fence")}
+    tx.event("intent.begun", _subject(intent), _actor(ticket), payload)
+    return intent
 
 
-def _repeat(tx: Transaction, row: IntentRow, params: Mapping[str, Any], ticket: Ticket | None) -> None:
-    if canonical.dumps(row.params) != canonical.dumps(params):
+def _repeat(tx: Transaction, intent: IntentRecord, params: Mapping[str, Any], ticket: Ticket | None) -> IntentRecord:
+    if canonical.dumps(intent.params) != canonical.dumps(params):
         raise IntentMismatch(
-            f"{row.purpose}: '{row.action} {row.target}' was begun with other parameters under the same token.",
+            f"{intent.purpose}: '{intent.action} {intent.target}' was begun with other parameters under the same "
+            "token.",
             remedy="They were frozen when it began. Cancel and begin anew to use others.",
         )
-    row.fence = ticket.token if ticket is not None else row.fence
-    row.outcome, row.ended_at = None, None
-    tx.event(
-        "intent.repeated",
-        _subject(row),
-        _actor(ticket),
-        {"action": row.action, "target": row.target, "fence": row.fence},
-    )
+    again: dict[str, Any] = {
+        "fence": ticket.token if ticket is not None else intent.fence,
+        "outcome": None,
+        "ended_at": None,
+    }
+    tx.connection.execute(_CHANGE.values(**again), {"number": intent.id})
+    payload = {"action": intent.action, "target": intent.target, "fence": again["fence"]}
+    tx.event("intent.repeated", _subject(intent), _actor(ticket), payload)
+    return replace(intent, **again)
 
 
-def _subject(row: IntentRow) -> str:
-    return f"intents/{row.purpose}/{row.id}"
+def _subject(intent: IntentRecord) -> str:
+    return f"intents/{intent.purpose}/{intent.id}"
 
 
 def _actor(ticket: Ticket | None) -> str:
     return ticket.holder if ticket is not None else _SYSTEM
 
 
-def _to_intent(row: IntentRow) -> IntentRecord:
-    action: Action = row.action  # type: ignore[assignment]
-    outcome: Outcome | None = row.outcome  # type: ignore[assignment]
+def _to_intent(row: Row[Any]) -> IntentRecord:
     return IntentRecord(
         id=row.id,
         purpose=row.purpose,
-        action=action,
+        action=row.action,
         target=row.target,
         token=row.token,
         params=row.params,
         rollout_id=row.rollout_id,
         slot=row.slot,
         fence=row.fence,
-        outcome=outcome,
+        outcome=row.outcome,
         result=row.result,
         begun_at=row.begun_at,
         ended_at=row.ended_at,

@@ -10,10 +10,11 @@ from sqlalchemy.orm import Session
 from phoenix_fleet.catalog.blocking import block, check_named, check_unblocked, good_releases
 from phoenix_fleet.catalog.database import Database
 from phoenix_fleet.catalog.errands import CURRENT, touched_slots
+from phoenix_fleet.catalog.holding import subject_of
 from phoenix_fleet.catalog.images import find_image, move_image, to_image
 from phoenix_fleet.catalog.records import RollbackRecord, RolloutKind, RolloutState
 from phoenix_fleet.catalog.schema import RolloutRow, SlotRow
-from phoenix_fleet.catalog.tickets import set_halted, subject_of
+from phoenix_fleet.catalog.tickets import set_halted
 from phoenix_fleet.domain.errors import NotFound, Refused
 from phoenix_fleet.domain.ladder import Rung
 from phoenix_fleet.domain.models import Image

@@ -13,6 +13,7 @@ from phoenix_fleet.catalog import queue
 from phoenix_fleet.catalog.blocking import check_unblocked
 from phoenix_fleet.catalog.database import Transaction
 from phoenix_fleet.catalog.errands import CURRENT, check_errand, deadline_of, gives_way, is_revoked
+from phoenix_fleet.catalog.holding import halted, subject_of
 from phoenix_fleet.catalog.records import (
     REFRESH,
     Errand,
@@ -23,16 +24,14 @@ from phoenix_fleet.catalog.records import (
     SlotRecord,
     SlotState,
 )
-from phoenix_fleet.catalog.schema import FleetRow, RolloutRow, SlotRow
+from phoenix_fleet.catalog.schema import SLOTS, FleetRow, RolloutRow, SlotRow
 from phoenix_fleet.catalog.standing import to_slot
 from phoenix_fleet.catalog.tickets import (
     TicketStore,
     draw_token,
     find_rollout,
-    halted,
     set_halted,
     set_waiting_again,
-    subject_of,
 )
 from phoenix_fleet.domain.errors import Busy, Halted, InvalidConfig, NotFound, Refused
 from phoenix_fleet.domain.steps import Step
@@ -153,8 +152,9 @@ class RolloutStore(TicketStore):
 
     def slot(self, rollout_id: int, seq: int) -> SlotRecord:
         """One replacement by its number. :raises NotFound: if there is none."""
-        with self._database.read() as session:
-            row = session.get(SlotRow, (rollout_id, seq))
+        query = select(SLOTS).where(SLOTS.c.rollout_id == rollout_id, SLOTS.c.seq == seq)
+        with self._database.look() as connection:
+            row = connection.execute(query).one_or_none()
             if row is None:
                 raise NotFound(f"Rollout {rollout_id} has no replacement number {seq}.")
             return to_slot(row)

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Table,
     Text,
     TypeDecorator,
     UniqueConstraint,
@@ -345,6 +346,7 @@ class IntentRow(Base):
     __table_args__ = (
         UniqueConstraint("purpose", "action", "target", "token"),
         Index("ix_intents_action_ended_at", "action", "ended_at"),
+        Index("ix_intents_purpose_slot", "purpose", "slot"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -366,6 +368,7 @@ class EventRow(Base):
     """One link of the event chain."""
 
     __tablename__ = "events"
+    __table_args__ = (Index("ix_events_subject_kind", "subject", "kind"),)
 
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     at: Mapped[datetime]
@@ -385,3 +388,13 @@ class ChainRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     count: Mapped[int]
     hash: Mapped[str]
+
+
+def _table(row: type[Base]) -> Table:
+    return Base.metadata.tables[row.__tablename__]
+
+
+FLEETS, ROLLOUTS, SLOTS, INTENTS = (_table(row) for row in (FleetRow, RolloutRow, SlotRow, IntentRow))
+IMAGES, ARTEFACTS, BLOCKS = (_table(row) for row in (ImageRow, ArtefactRow, BlockRow))
+EVENTS, CHAIN = (_table(row) for row in (EventRow, ChainRow))
+"""The tables that every step of every replacement reads or writes, for plain SQL."""

@@ -16,10 +16,20 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from phoenix_fleet.catalog.database import Database, Transaction
-from phoenix_fleet.catalog.records import RolloutState, SlotState, Ticket
+from phoenix_fleet.catalog.holding import (
+    change,
+    check_ticket,
+    closed,
+    ended_with,
+    halted,
+    held,
+    paused,
+    subject_of,
+)
+from phoenix_fleet.catalog.records import RolloutState, SlotRecord, SlotState, Ticket
 from phoenix_fleet.catalog.schema import FleetRow, RolloutRow, SlotRow
-from phoenix_fleet.catalog.standing import SlotQueries
-from phoenix_fleet.domain.errors import Busy, Fenced, Halted, InvalidConfig, NotFound, Refused
+from phoenix_fleet.catalog.standing import SlotQueries, to_slot
+from phoenix_fleet.domain.errors import Busy, Fenced, InvalidConfig, NotFound, Refused
 from phoenix_fleet.domain.steps import Step
 
 _NEW_MACHINE_FROM = (None, Step.CHECK, Step.LAUNCH)
@@ -58,7 +68,7 @@ class TicketStore(SlotQueries):
             row.state, row.holder, row.lease_until = SlotState.RUNNING, holder, tx.now + lease
             row.started_at = row.started_at or tx.now
             payload = {"token": row.token, "attempt": row.attempt, "wave": wave, "step": row.step, "from": taken_from}
-            tx.event(f"slot.{how}", subject_of(rollout, row), holder, payload)
+            tx.event(f"slot.{how}", subject_of(rollout, row.slot), holder, payload)
             return _to_ticket(rollout, row)
 
     def renew(self, ticket: Ticket, lease: timedelta) -> Ticket:
@@ -67,8 +77,8 @@ class TicketStore(SlotQueries):
         :raises Fenced: the ticket is not the slot's newest any more.
         """
         with self._database.write() as tx:
-            _, row = held(tx.session, ticket)
-            row.lease_until = tx.now + lease
+            held(tx.connection, ticket)
+            change(tx.connection, ticket, {"lease_until": tx.now + lease})
             return ticket
 
     def give_back(self, ticket: Ticket) -> None:
@@ -78,19 +88,19 @@ class TicketStore(SlotQueries):
         """
         with self._database.write() as tx:
             try:
-                _, row = held(tx.session, ticket)
+                held(tx.connection, ticket)
             except Fenced:
                 return
-            row.lease_until = tx.now
+            change(tx.connection, ticket, {"lease_until": tx.now})
 
-    def holds(self, ticket: Ticket) -> None:
-        """Return if the holder may go on.
+    def holds(self, ticket: Ticket) -> SlotRecord:
+        """The ticket's slot, if the holder may go on.
 
         :raises Fenced: someone else has the slot, or the rollout is closed.
         :raises Halted: the rollout is halted.
         """
-        with self._database.read() as session:
-            check_ticket(session, ticket)
+        with self._database.look() as connection:
+            return to_slot(check_ticket(connection, ticket))
 
     def may_begin(self, ticket: Ticket) -> None:
         """Return if the holder's replacement may begin, nothing of which has been touched yet.
@@ -98,10 +108,10 @@ class TicketStore(SlotQueries):
         :raises Fenced: someone else has the slot, or the rollout is closed.
         :raises Halted: the rollout is halted or paused.
         """
-        with self._database.read() as session:
-            rollout, _ = check_ticket(session, ticket)
-            if rollout.paused_by:
-                raise paused(rollout, ticket.slot)
+        with self._database.look() as connection:
+            row = check_ticket(connection, ticket)
+            if row.paused_by:
+                raise paused(row, ticket.slot)
 
     def enter(
         self, ticket: Ticket, step: Step, *, new_instance: str | None = None, facts: Mapping[str, Any] | None = None
@@ -114,16 +124,16 @@ class TicketStore(SlotQueries):
         :raises Halted: the rollout is halted.
         """
         with self._database.write() as tx:
-            rollout, row = check_ticket(tx.session, ticket)
+            row = check_ticket(tx.connection, ticket)
+            values: dict[str, Any] = {}
+            if row.step != step or row.step_started_at is None:
+                values |= {"step": step, "step_started_at": tx.now}
             merged = {**row.facts, **(facts or {})}
             instance = row.new_instance if new_instance is None else new_instance
-            entered = row.step != step or row.step_started_at is None
-            if entered:
-                row.step, row.step_started_at = step, tx.now
-            if entered or merged != row.facts or instance != row.new_instance:
-                row.facts, row.new_instance = merged, instance
+            if values or merged != row.facts or instance != row.new_instance:
+                change(tx.connection, ticket, values | {"facts": merged, "new_instance": instance})
                 payload = {"step": step, "token": ticket.token, "new_instance": instance, "facts": dict(facts or {})}
-                tx.event("slot.step", subject_of(rollout, row), ticket.holder, payload)
+                tx.event("slot.step", subject_of(row, row.slot), ticket.holder, payload)
         return replace(ticket, step=step)
 
     def finish(self, ticket: Ticket) -> None:
@@ -133,17 +143,17 @@ class TicketStore(SlotQueries):
         :raises Halted: the rollout is halted.
         """
         with self._database.write() as tx:
-            if _ended_with(tx.session, ticket, SlotState.DONE):
+            if ended_with(tx.connection, ticket, SlotState.DONE):
                 return
-            rollout, row = check_ticket(tx.session, ticket)
-            row.state, row.finished_at, row.lease_until = SlotState.DONE, tx.now, None
+            row = check_ticket(tx.connection, ticket)
+            change(tx.connection, ticket, {"state": SlotState.DONE, "finished_at": tx.now, "lease_until": None})
             payload = {
                 "token": ticket.token,
                 "attempt": row.attempt,
                 "old_instance": row.old_instance,
                 "new_instance": row.new_instance,
             }
-            tx.event("slot.done", subject_of(rollout, row), ticket.holder, payload)
+            tx.event("slot.done", subject_of(row, row.slot), ticket.holder, payload)
 
     def fail(self, ticket: Ticket, step: Step, reason: str, *, resume_at: Step | None = None) -> None:
         """The replacement failed at that step: its rollout halts in the same transaction.
@@ -156,13 +166,14 @@ class TicketStore(SlotQueries):
         :raises Fenced: someone else has the slot.
         """
         with self._database.write() as tx:
-            if _ended_with(tx.session, ticket, SlotState.FAILED):
+            if ended_with(tx.connection, ticket, SlotState.FAILED):
                 return
-            rollout, row = held(tx.session, ticket)
-            row.state, row.message, row.lease_until = SlotState.FAILED, reason, None
-            row.step, row.resume_at = step, resume_at
+            row = held(tx.connection, ticket)
+            values = {"state": SlotState.FAILED, "message": reason, "lease_until": None}
+            change(tx.connection, ticket, values | {"step": step, "resume_at": resume_at})
             payload = {"step": step, "reason": reason, "token": ticket.token, "attempt": row.attempt}
-            tx.event("slot.failed", subject_of(rollout, row), ticket.holder, payload)
+            tx.event("slot.failed", subject_of(row, row.slot), ticket.holder, payload)
+            rollout = find_rollout(tx.session, row.id)
             if rollout.state == RolloutState.OPEN:
                 set_halted(tx, rollout, by=ticket.holder, reason=reason, slot=row.slot, step=step)
 
@@ -173,66 +184,14 @@ class TicketStore(SlotQueries):
         :raises Halted: the rollout is halted.
         """
         with self._database.write() as tx:
-            rollout, row = check_ticket(tx.session, ticket)
-            last = select(func.max(SlotRow.wave), func.max(SlotRow.position)).where(SlotRow.rollout_id == rollout.id)
-            wave, position = tx.session.execute(last).one()
-            row.state, row.message, row.lease_until = SlotState.WAITING, reason, None
-            row.wave, row.position, row.postponed = wave, position + 1, row.postponed + 1
-            row.step_started_at = None
-            payload = {"step": row.step, "reason": reason, "token": ticket.token, "times": row.postponed}
-            tx.event("slot.postponed", subject_of(rollout, row), ticket.holder, payload)
-
-
-def check_ticket(session: Session, ticket: Ticket) -> tuple[RolloutRow, SlotRow]:
-    """The ticket's rollout and slot, if its holder may change the world in their name.
-
-    :raises Fenced: someone else has the slot, or the rollout is closed.
-    :raises Halted: the rollout is halted.
-    """
-    rollout, row = held(session, ticket)
-    if rollout.state == RolloutState.HALTED:
-        raise halted(rollout, ticket.slot)
-    if rollout.state != RolloutState.OPEN:
-        raise Fenced(f"{ticket.slot}: {_closed(rollout)}; nothing more may be done in its name.")
-    return rollout, row
-
-
-def held(session: Session, ticket: Ticket) -> tuple[RolloutRow, SlotRow]:
-    """The ticket's rollout and slot, if the ticket is the slot's newest, whatever state the rollout is in.
-
-    :raises Fenced: otherwise.
-    """
-    rollout = session.get(RolloutRow, ticket.rollout_id)
-    row = session.get(SlotRow, (ticket.rollout_id, ticket.seq))
-    if rollout is None or row is None or (rollout.fleet, row.slot) != (ticket.fleet, ticket.slot):
-        raise Fenced(f"{ticket.slot}: the catalog knows no such ticket of rollout {ticket.rollout_id}.")
-    if (row.token, row.holder) != (ticket.token, ticket.holder):
-        raise Fenced(
-            f"{ticket.slot} was taken over by {row.holder} with token {row.token}: token {ticket.token} is stale."
-        )
-    if row.state != SlotState.RUNNING:
-        raise Fenced(f"{ticket.slot} is {row.state}: token {ticket.token} has had its use.")
-    fleet = session.get_one(FleetRow, rollout.fleet)
-    if ticket.token <= fleet.fence:
-        raise Fenced(f"{ticket.slot}: a newer rollout of {rollout.fleet} has begun: token {ticket.token} is stale.")
-    return rollout, row
-
-
-def paused(rollout: RolloutRow, who: str) -> Halted:
-    """The error for whoever would begin on a paused rollout."""
-    return Halted(
-        f"{who} waits: paused by {rollout.paused_by}: {rollout.paused_reason}",
-        remedy=f"Resume rollout {rollout.id} of {rollout.fleet}, or cancel it.",
-    )
-
-
-def halted(rollout: RolloutRow, who: str) -> Halted:
-    """The error for whoever waits on a halted rollout."""
-    culprit = f"{rollout.halted_slot} at {rollout.halted_step}" if rollout.halted_slot else rollout.halted_by
-    return Halted(
-        f"{who} waits: halted by {culprit}: {rollout.halted_reason}",
-        remedy=f"Look into it, then resume or cancel rollout {rollout.id} of {rollout.fleet}.",
-    )
+            row = check_ticket(tx.connection, ticket)
+            last = select(func.max(SlotRow.wave), func.max(SlotRow.position)).where(SlotRow.rollout_id == row.id)
+            wave, position = tx.connection.execute(last).one()
+            values = {"state": SlotState.WAITING, "message": reason, "lease_until": None, "step_started_at": None}
+            place = {"wave": wave, "position": position + 1, "postponed": row.postponed + 1}
+            change(tx.connection, ticket, values | place)
+            payload = {"step": row.step, "reason": reason, "token": ticket.token, "times": row.postponed + 1}
+            tx.event("slot.postponed", subject_of(row, row.slot), ticket.holder, payload)
 
 
 def set_halted(
@@ -269,12 +228,6 @@ def find_rollout(session: Session, rollout_id: int) -> RolloutRow:
     return row
 
 
-def subject_of(rollout: RolloutRow, slot: SlotRow | None = None) -> str:
-    """The rollout, or one of its slots, as the subject of events."""
-    subject = f"fleets/{rollout.fleet}/rollouts/{rollout.id}"
-    return f"{subject}/{slot.slot}" if slot is not None else subject
-
-
 def _check_claim(holder: str, lease: timedelta, max_in_flight: int) -> None:
     if not holder.strip():
         raise InvalidConfig("A ticket needs the name of its holder.")
@@ -289,7 +242,7 @@ def _check_claimable(session: Session, rollout: RolloutRow, wave: int) -> None:
         mine = session.scalar(waiting) or session.scalar(open_slots.where(SlotRow.wave == wave))
         raise halted(rollout, mine.slot if mine is not None else f"wave {wave}")
     if rollout.state != RolloutState.OPEN:
-        raise Refused(f"{_closed(rollout)}; nothing more is replaced in its name.")
+        raise Refused(f"{closed(rollout, rollout.state)}; nothing more is replaced in its name.")
     earlier = session.scalar(open_slots.where(SlotRow.wave < wave))
     if earlier is not None:
         raise Refused(
@@ -318,8 +271,8 @@ def _choose(
         raise paused(rollout, (waiting or under_way[0]).slot)
     if waiting is not None and len(under_way) < max_in_flight:
         return waiting, "claimed"
-    if waiting is None and not under_way:
-        return None, ""
+    if waiting is None and not any(row.wave == wave for row in under_way):
+        return None, ""  # whoever is at a later wave keeps nobody in this one
     held_by = "; ".join(f"{row.slot} is held by {row.holder} until {row.lease_until:%H:%M:%S} UTC" for row in under_way)
     raise Busy(f"{waiting.slot if waiting is not None else f'Wave {wave}'} waits its turn: {held_by}.")
 
@@ -327,16 +280,6 @@ def _choose(
 def _queue(rollout: RolloutRow) -> Any:
     """The rollout's slots in the order they are replaced, only the first."""
     return select(SlotRow).where(SlotRow.rollout_id == rollout.id).order_by(SlotRow.position).limit(1)
-
-
-def _ended_with(session: Session, ticket: Ticket, state: SlotState) -> bool:
-    row = session.get(SlotRow, (ticket.rollout_id, ticket.seq))
-    return row is not None and (row.state, row.token, row.holder) == (state, ticket.token, ticket.holder)
-
-
-def _closed(rollout: RolloutRow) -> str:
-    by = f" by {rollout.closed_by}" if rollout.closed_by else ""
-    return f"Rollout {rollout.id} of {rollout.fleet} is {rollout.state}{by}"
 
 
 def _to_ticket(rollout: RolloutRow, row: SlotRow) -> Ticket:

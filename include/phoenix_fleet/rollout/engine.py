@@ -111,8 +111,8 @@ class Engine:
         :raises Halted: the rollout is halted; nothing was touched.
         :raises Unavailable: the catalog does not answer; nothing more was touched.
         """
-        self.deps.catalog.rollouts.holds(ticket)
-        work = Replacement(self.deps, self.fleet, self.image, self.rollout, ticket, self._begin(ticket))
+        slot = self.deps.catalog.rollouts.holds(ticket)
+        work = Replacement(self.deps, self.fleet, self.image, self.rollout, ticket, self._begin(ticket, slot))
         if work.facts.get("failing"):
             return self._clean_up(work)
         try:
@@ -120,10 +120,9 @@ class Engine:
         except Failing as failing:
             return self._fail(work, failing)
 
-    def _begin(self, ticket: Ticket) -> SlotRecord:
+    def _begin(self, ticket: Ticket, slot: SlotRecord) -> SlotRecord:
         """The slot as the catalog has it, with the step's clock running; at the first step if it begins anew."""
         rollouts = self.deps.catalog.rollouts
-        slot = rollouts.slot(ticket.rollout_id, ticket.seq)
         this = slot.attempt + slot.postponed
         if slot.facts.get("round") != this:
             # What an earlier round noted is about machines that are gone.

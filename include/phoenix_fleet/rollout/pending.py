@@ -17,8 +17,8 @@ def settle(work: Replacement) -> None:
     The step that made the call comes again anyway and looks for itself; this closes the record.
     """
     intents = work.deps.catalog.intents
-    for intent in intents.pending(work.rollout.purpose):
-        if intent.slot == work.name and intent.outcome is None:
+    for intent in intents.pending(work.rollout.purpose, work.name):
+        if intent.outcome is None:
             outcome, seen = _seen(work, intent)
             work.say(f"{intent.action} {_target(intent)} was not settled: {seen}")
             intents.outcome(intent.id, outcome, {"seen_later": seen})

@@ -89,6 +89,13 @@ def test_the_last_of_a_wave_are_waited_for(catalog: Catalog) -> None:
     assert claim(catalog, rollout, holder="task-2") is None
 
 
+def test_a_wave_that_is_done_is_done_whoever_is_at_a_later_one(catalog: Catalog) -> None:
+    rollout = open_rollout(catalog)
+    catalog.rollouts.finish(must_claim(catalog, rollout))
+    must_claim(catalog, rollout, wave=1)
+    assert claim(catalog, rollout, wave=0, holder="another") is None
+
+
 def test_a_wave_waits_for_the_one_before(catalog: Catalog) -> None:
     rollout = open_rollout(catalog)
     with pytest.raises(Refused, match=r"Wave 1 of rollout 1 of web waits: web-01 of wave 0 is waiting"):
