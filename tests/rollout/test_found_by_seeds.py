@@ -74,3 +74,37 @@ def test_a_left_over_that_the_floor_holds_waits_for_the_empty_slots(stage: Stage
     rollout = scene.open()
     assert [each.slot for each in scene.catalog.rollouts.slots(rollout.id)] == ["web-01", "web-03", "web-02"]
     assert scene.run(rollout).state is RolloutState.DONE
+
+
+def test_what_a_cancelled_rollout_left_goes_first(stage: Stage) -> None:
+    """Its slot is not the next in order, and what stands there takes the room of whoever is."""
+    scene = stage(max_surge="1", max_unavailable="0")
+    scene.seed("web-03", NEW, attempt=9, admit=False)
+    rollout = scene.open()
+    assert [each.slot for each in scene.catalog.rollouts.slots(rollout.id)] == ["web-03", "web-01", "web-02"]
+    assert scene.run(rollout).state is RolloutState.DONE
+    scene.check_at_rest()
+
+
+def test_a_left_over_that_turns_up_later_makes_room_too(stage: Stage) -> None:
+    """It is launched by hand in the last slot while the first is being replaced."""
+    scene = stage(max_surge="1", max_unavailable="0")
+    rollout = scene.open()
+    assert scene.replace_next(rollout)
+    left_over = scene.seed("web-03", NEW, attempt=9, admit=False)
+    assert scene.replace_next(rollout)
+    assert left_over in [call.subject for call in scene.platform.calls("terminate")]
+    assert scene.run(rollout).state is RolloutState.DONE
+    scene.check_at_rest()
+
+
+def test_of_two_in_service_in_one_slot_one_makes_room(stage: Stage) -> None:
+    """Somebody retagged instances: one slot is empty, others have two, and more serve than there should be."""
+    scene = stage(max_surge="1", max_unavailable="0")
+    scene.seed("web-03", OLD, attempt=9)
+    (gone,) = [key for key, each in scene.living().items() if each["slot"] == "web-01"]
+    scene.platform.set_state(gone, InstanceState.GONE)
+    scene.seed("web-02", OLD, attempt=9)
+    rollout = scene.open()
+    assert scene.run(rollout).state is RolloutState.DONE
+    assert scene.versions() == {slot: [str(NEW)] for slot in scene.fleet.slots}

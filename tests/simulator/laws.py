@@ -77,7 +77,7 @@ class Laws:
         if method == "launch":
             self._may_launch(blur)
         elif method in TAKING and machine is not None:
-            self._may_take(method, machine, blur)
+            self._may_take(actor, method, machine, blur)
         if method == "terminate":
             self.ended.add(subject)
 
@@ -102,14 +102,39 @@ class Laws:
         _hold((token, holder) == (ticket.token, ticket.holder), "I14", f"{method} {subject} with a stale ticket")
 
     def _ours(self, actor: Actor, method: str, machine: Machine, blur: float) -> None:
-        """I8, I12: only what carries our marks, in the slot whose ticket is held."""
+        """I8, I12: only what carries our marks, in the slot whose ticket is held, or left over where nobody is."""
         assert actor.ticket is not None
         if machine.marks_since > self.world.at - blur - 1e-6:
             return
         now = machine.now
         mine = machine.ours and now.fleet == self.fleet.name
         _hold(mine, "I8", f"{method} {now.name}, which is not ours")
-        _hold(now.slot == actor.ticket.slot, "I12", f"{method} {now.name} with the ticket of {actor.ticket.slot}")
+        if now.slot != actor.ticket.slot:
+            spare = self._is_left_over(actor, method, machine, blur)
+            _hold(spare, "I12", f"{method} {now.name} with the ticket of {actor.ticket.slot}")
+
+    def _is_left_over(self, actor: Actor, method: str, machine: Machine, blur: float) -> bool:
+        """Whether another one is beside it, no newcomer, which serves if it does itself, and nobody else is at it."""
+        assert actor.ticket is not None
+        now, serving = machine.now, self.world.serving
+        serves = now.id in serving and machine.seen[-1][0] <= self.world.at - blur
+        others, newcomers = 0, set()
+        for number, new in self.raw.execute(
+            "SELECT s.seq, s.new_instance FROM slots s JOIN rollouts r ON r.id = s.rollout_id "
+            "WHERE r.state = 'open' AND s.slot = ? AND s.state IN ('running', 'done')",
+            (now.slot,),
+        ):
+            others += number != actor.ticket.seq
+            newcomers.add(new)
+        beside = any(
+            each is not machine
+            and each.now.slot == now.slot
+            and each.now.state.value != "gone"
+            and each.now.id not in newcomers
+            and (not serves or each.now.id in serving)
+            for each in self.world.roster.values()
+        )
+        return method in TAKING and beside and (not others or blur > 0)
 
     def _no_meltdown(self, actor: Actor, method: str, blur: float) -> None:
         """I26: nothing is touched while too much of the fleet is out of service."""
@@ -148,7 +173,7 @@ class Laws:
         ).fetchone()[0]
         _hold(not behind, "I6", "a replacement is under way while an earlier wave is not done")
 
-    def _may_take(self, method: str, machine: Machine, blur: float) -> None:
+    def _may_take(self, actor: Actor, method: str, machine: Machine, blur: float) -> None:
         """I3, I4, I5, I13, I25: the floor, never the last, replace before remove, not the new one, no cut session."""
         world, now = self.world, machine.now
         recent = self._harmed(blur)
@@ -164,7 +189,7 @@ class Laws:
             near = world.by_zone[now.zone] - 1 + sum(each.now.zone == now.zone for each in recent)
             _hold(not now.zone or near >= 1, "I4", f"{method} {now.name}, the last healthy one in {now.zone}")
             if now.version != self.target and self.budget.max_surge:
-                self._replaced(method, machine, blur)
+                self._replaced(actor, method, machine, blur)
         if now.version == self.target and method == "terminate":
             done = self.raw.execute(
                 "SELECT count(*) FROM slots s JOIN rollouts r ON r.id = s.rollout_id "
@@ -180,9 +205,11 @@ class Laws:
                 forced and enough, "I25", f"{method} {now.name} cuts {machine.connections} sessions at {waited:.0f} s"
             )
 
-    def _replaced(self, method: str, machine: Machine, blur: float) -> None:
-        """I5: its replacement runs the certified image and was healthy for the watch time."""
+    def _replaced(self, actor: Actor, method: str, machine: Machine, blur: float) -> None:
+        """I5: its replacement runs the certified image and was healthy for the watch time, or it is one too many."""
         world = self.world
+        if self._is_left_over(actor, method, machine, blur):
+            return
         for each in world.roster.values():
             if each.now.slot != machine.now.slot or each.now.version != self.target or each is machine:
                 continue
@@ -217,11 +244,16 @@ class Laws:
         """
         world = self.world
         standing: dict[str, list[str]] = {}
+        moved = set[str]()
         for each in world.machines.values():
             if each.ours and each.now.fleet == self.fleet.name and each.now.state.value != "gone":
                 standing.setdefault(each.now.slot, []).append(each.now.version)
+                if each.marks_since > 0 or each.now.id in self.outsiders:
+                    moved.add(each.now.slot)
         wrong = {slot: found for slot, found in sorted(standing.items()) if found != [self.target]}
         wrong = {slot: found for slot, found in wrong.items() if not (slot in refused and len(found) == 1)}
+        # By I13 nobody takes what serves on the release; that somebody put two into one slot is for the audit to tell.
+        wrong = {slot: found for slot, found in wrong.items() if not (slot in moved and set(found) == {self.target})}
         missing = [slot for slot in self.shape.slots if slot not in standing]
         _hold(not wrong and not missing, "I9", f"at rest there are {wrong}, and nothing in {missing}")
         _hold(len(world.serving) >= self.shape.size, "I16", f"only {sorted(world.serving)} serve at rest")

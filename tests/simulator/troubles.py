@@ -352,6 +352,8 @@ class Troubles:
             self.play.say(f"bob makes {machine.now.name} {word} at the balancer")
             self.play.counts["balancer edits"] += 1
             self.play.world.tell_server(machine, word)
+            if word is Backend.ABSENT:
+                machine.connections = 0  # a balancer forgets nobody whose connections it has not cut
 
     def _halt(self) -> None:
         try:

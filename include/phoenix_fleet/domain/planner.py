@@ -6,6 +6,7 @@ taken out of service, whether one more may be launched, and how many replacement
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -37,6 +38,7 @@ __all__ = [
     "check_surge",
     "check_whole",
     "find_fault",
+    "find_left_over",
     "in_flight_limit",
     "may_begin",
     "may_take_out",
@@ -51,9 +53,9 @@ LONG_AGO = datetime.min.replace(tzinfo=UTC)
 def plan(shape: FleetShape, target: Target, observed: Observed, now: datetime, only: Sequence[str] = ()) -> Plan:
     """What a rollout of ``target`` would do to the fleet; ``only`` limits it to those slots (none named: all).
 
-    Where a new instance stands beside the old one already comes first: that gives back the room it takes. Empty slots
-    follow, then what is out of service; there nothing is lost. The others follow zone by zone, the
-    zone of the oldest first, and within it host by host: what runs the wrong image before what is only too old,
+    Where another instance stands beside the old one already comes first, new or left over: that gives back the room
+    it takes. Empty slots follow, then what is out of service; there nothing is lost. The others follow zone by zone,
+    the zone of the oldest first, and within it host by host: what runs the wrong image before what is only too old,
     oldest first.
 
     :raises InvalidConfig: if ``only`` names a slot that the fleet does not have.
@@ -105,6 +107,8 @@ def _in_order(views: Sequence[SlotView], shape: FleetShape, target: Target, obse
         old = view.old
         if old is None:
             return 1, LONG_AGO, "", LONG_AGO, "", False, LONG_AGO
+        if view.surplus:
+            return 0, LONG_AGO, "", LONG_AGO, "", False, LONG_AGO
         if view.new is not None:
             # What only has to take something out makes the room that launches elsewhere may be waiting for; but where
             # the floor holds it there, it waits for those launches.
@@ -316,6 +320,43 @@ def check_surge(shape: FleetShape, observed: Seen) -> Decision:
     if live + 1 > most:
         return Decision(False, f"{live} instances are not gone yet, and {most} are the most allowed")
     return Decision(True, f"{live} of at most {most} instances are there")
+
+
+def find_left_over(
+    shape: FleetShape, target: Target, observed: Observed, now: datetime, spared: Collection[str], kept: str = ""
+) -> Instance | None:
+    """An instance beside another one in its slot, which takes the room that a launch needs and that nobody misses.
+
+    Either it is out of service, or it has to go, another one serves in its slot and the floor holds without it. In
+    slots that are ``spared`` nothing is left over: there it may be the new instance of a replacement under way or
+    done. ``kept`` is the id of one that is never taken for a left-over.
+    """
+    shared = Counter(each.slot for each in observed.instances if each.state is not InstanceState.GONE)
+    in_service = None
+    for slot in shape.slots:
+        if shared[slot] < 2 or slot in spared:
+            continue
+        view = view_slot(shape, slot, target, observed, now)
+        if view.surplus:
+            return view.surplus[0]
+        if view.new is not None and view.old is not None and not view.serves and view.old.id != kept:
+            return view.old
+        in_service = in_service or _missed_by_nobody(shape, slot, target, observed, now, kept)
+    return in_service
+
+
+def _missed_by_nobody(
+    shape: FleetShape, slot: str, target: Target, observed: Observed, now: datetime, kept: str
+) -> Instance | None:
+    """One of several in service in that slot that has to go and may."""
+    serving = [each for each in observed.in_slot(slot) if observed.serves(each)]
+    if len(serving) < 2:
+        return None
+    for each in serving:
+        faulty = each.id != kept and find_fault(each, shape, target, observed, now)
+        if faulty and check_floor(shape.size, shape.budget.max_unavailable, observed, each.id).allowed:
+            return each
+    return None
 
 
 def in_flight_limit(

@@ -40,7 +40,7 @@ def check(work: Replacement) -> Result:
     if closed := _closed(work):
         return closed
     _check_listing(work, observed)
-    target = _target(work)
+    target = target_of_slot(work)
     view = planner.view_slot(work.shape, work.name, target, observed, work.now)
     if view.refused:
         raise Failing(view.refused)
@@ -59,7 +59,7 @@ def check(work: Replacement) -> Result:
     return _begin(work, view)
 
 
-def _target(work: Replacement) -> Target:
+def target_of_slot(work: Replacement) -> Target:
     """What this slot is to be filled with, and what must not or need not go for it."""
     catalog, rollout = work.deps.catalog, work.rollout
     # Of a forced slot only what stood there when it was planned goes: what has come since is what was asked for.

@@ -8,9 +8,10 @@ from typing import Any
 
 from phoenix_fleet.domain import planner
 from phoenix_fleet.domain.errors import TransientError
+from phoenix_fleet.domain.fleets import Decision, Observed
 from phoenix_fleet.domain.models import Backend, Instance, InstanceState, LaunchIntent
-from phoenix_fleet.rollout import readiness, watching
-from phoenix_fleet.rollout.checking import check_image
+from phoenix_fleet.rollout import readiness, retiring, watching
+from phoenix_fleet.rollout.checking import check_image, target_of_slot
 from phoenix_fleet.rollout.measuring import look_early, measure_all
 from phoenix_fleet.rollout.progress import LATER, SOON, Failing, Moved, Result, Waiting, pause, words
 from phoenix_fleet.rollout.replacement import Identity, Replacement, may_have_happened
@@ -27,12 +28,16 @@ def launch(work: Replacement) -> Result:
     if work.new is not None:
         return Moved(f"{work.new.name} stands there already")
     check_image(work)
+    if work.facts.get("in_the_way"):
+        return _make_room(work, Identity(**work.facts["in_the_way"]))
     intent = work.launch_intent()
     observed = work.observe()
     found = next((each for each in observed.instances if each.token == intent.token), None)
     if found is None:
         decision = planner.check_surge(work.shape, observed)
         if not decision.allowed:
+            if in_the_way := _left_over(work, observed):
+                return _make_room(work, in_the_way)
             return Waiting(f"no room for another instance: {decision.reason}", LATER)
     # A token that the platform has seen gives the same machine again, so after a crash this is adoption.
     wanted = Identity(work.name, intent.name, work.name, intent.token, intent.version)
@@ -49,6 +54,35 @@ def launch(work: Replacement) -> Result:
         new_instance=born.id,
         facts={"new": Identity.of(born).facts()},
     )
+
+
+def _left_over(work: Replacement, observed: Observed) -> Identity | None:
+    """What came to no end in this slot or in one that waits, and takes the room; nobody else is at that slot."""
+    found = _find_left_over(work, observed)
+    if found is None:
+        return None
+    work.note(in_the_way=Identity.of(found).facts())
+    return Identity.of(found)
+
+
+def _find_left_over(work: Replacement, observed: Observed) -> Instance | None:
+    spared = work.deps.catalog.rollouts.begun(work.rollout.id) - {work.name}
+    kept = work.old.id if work.old else ""
+    return planner.find_left_over(work.shape, target_of_slot(work), observed, work.now, spared, kept)
+
+
+def _make_room(work: Replacement, left_over: Identity) -> Waiting:
+    """Until it is gone for certain: a listing that leaves it out makes no room."""
+
+    def allowed() -> Decision:
+        found = _find_left_over(work, work.observe())
+        if found is not None and found.id == left_over.id:
+            return Decision(True, "it serves nobody")
+        work.note(in_the_way=None)
+        return Decision(False, f"{left_over.name} is not left over any more")
+
+    waiting = retiring.retire(work, left_over, seen=True, allowed=allowed)
+    return waiting or Waiting(f"{left_over.name}, left over in {left_over.slot}, is gone", facts={"in_the_way": None})
 
 
 def _frozen(intent: LaunchIntent) -> dict[str, Any]:
