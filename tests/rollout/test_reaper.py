@@ -537,3 +537,20 @@ def test_a_run_under_way_keeps_its_instances_for_a_day(scene: Scene) -> None:
         assert throwaway_reaper(scene, "other").run(actor="airflow", reason="hourly").told == ()
         scene.clock.advance(HOUR)
     assert taken == [(26, left.name)]
+
+
+def test_the_server_of_what_a_cancelled_rollout_had_told_to_terminate_is_forgotten(scene: Scene) -> None:
+    before = {each.id: each for each in scene.platform.list_instances("web")}
+    rollout = scene.open()
+    engine = scene.engine(rollout)
+    ticket = scene.claim(engine, 0, scene.holder())
+    assert ticket is not None
+    scene.drive(engine, ticket, until=lambda progress: "told to terminate" in progress.message)
+    scene.catalog.rollouts.cancel("web", actor="ann", reason="it hangs")
+    (told,) = terminated(scene)
+    scene.balancer.admit(before[told])  # as if the balancer had not heard, or had been restored from a backup
+    hourly(scene, 3)
+    assert told not in scene.balancer.servers()
+    so_far = mutations(scene)
+    hourly(scene, 2)
+    assert mutations(scene) == so_far

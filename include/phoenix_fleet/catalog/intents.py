@@ -81,7 +81,7 @@ class IntentStore:
             row = tx.connection.execute(_SAME, known).one_or_none()
             if row is None:
                 return _begin(tx, known, params, ticket)
-            return _repeat(tx, _to_intent(row), params, ticket)
+            return _repeat(tx, to_intent(row), params, ticket)
 
     def outcome(self, intent_id: int, outcome: Outcome, result: Mapping[str, Any]) -> IntentRecord:
         """The intent with how its call ended. What happened is written down whoever says so.
@@ -96,7 +96,7 @@ class IntentStore:
             row = tx.connection.execute(_ONE, {"number": intent_id}).one_or_none()
             if row is None:
                 raise NotFound(f"The catalog has no intent {intent_id}.")
-            intent = _to_intent(row)
+            intent = to_intent(row)
             if (intent.outcome, canonical.dumps(intent.result)) == (outcome, canonical.dumps(result)):
                 return intent
             if intent.outcome != "done":
@@ -111,9 +111,7 @@ class IntentStore:
         """Intents whose call may or may not have been made, oldest first; of one purpose and slot, or of all."""
         if purpose is not None and slot is not None:
             with self._database.look() as connection:
-                return [
-                    _to_intent(row) for row in connection.execute(_OPEN_OF_SLOT, {"purpose": purpose, "slot": slot})
-                ]
+                return [to_intent(row) for row in connection.execute(_OPEN_OF_SLOT, {"purpose": purpose, "slot": slot})]
         return self._list(_OPEN, purpose)
 
     def told_to_terminate(self, since: datetime) -> dict[str, str]:
@@ -134,7 +132,7 @@ class IntentStore:
         if purpose is not None:
             query = query.where(INTENTS.c.purpose == purpose)
         with self._database.look() as connection:
-            return [_to_intent(row) for row in connection.execute(query)]
+            return [to_intent(row) for row in connection.execute(query)]
 
 
 def _check(connection: Connection, ticket: Ticket, action: Action, target: str, *, cleanup: bool) -> None:
@@ -169,7 +167,7 @@ def _begin(tx: Transaction, known: Mapping[str, str], params: Mapping[str, Any],
         "ended_at": None,
     }
     tx.connection.execute(_ADD, values)
-    intent = _to_intent(tx.connection.execute(_SAME, dict(known)).one())
+    intent = to_intent(tx.connection.execute(_SAME, dict(known)).one())
     payload = {name: values[name] for name in ("action", "target", "token", "params", "fence")}
     tx.event("intent.begun", _subject(intent), _actor(ticket), payload)
     return intent
@@ -201,7 +199,8 @@ def _actor(ticket: Ticket | None) -> str:
     return ticket.holder if ticket is not None else _SYSTEM
 
 
-def _to_intent(row: Row[Any]) -> IntentRecord:
+def to_intent(row: Row[Any]) -> IntentRecord:
+    """The row as a record."""
     return IntentRecord(
         id=row.id,
         purpose=row.purpose,

@@ -6,18 +6,31 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import and_, bindparam, or_, select
 
 from phoenix_fleet.catalog.database import Database, Transaction
-from phoenix_fleet.catalog.intents import IntentStore
+from phoenix_fleet.catalog.intents import IntentStore, to_intent
 from phoenix_fleet.catalog.records import Action, IntentRecord, RolloutState, SlotState
-from phoenix_fleet.catalog.schema import IntentRow, RolloutRow, SlotRow
+from phoenix_fleet.catalog.schema import INTENTS, ROLLOUTS, SLOTS, IntentRow, RolloutRow, SlotRow
 from phoenix_fleet.domain.errors import Busy, Refused
 
 TOKEN = "reaper"  # noqa: S105 (the mark of its intents, no secret)
 """The token of the reaper's intents; their purpose is that of the launch which left the instance."""
 _CHUNK = 500
 _CURRENT = (RolloutState.OPEN, RolloutState.HALTED)
+_CUT_SHORT = (
+    select(INTENTS)
+    .join(ROLLOUTS, ROLLOUTS.c.id == INTENTS.c.rollout_id)
+    .join(SLOTS, and_(SLOTS.c.rollout_id == INTENTS.c.rollout_id, SLOTS.c.slot == INTENTS.c.slot))
+    .where(
+        ROLLOUTS.c.fleet == bindparam("fleet"),
+        ROLLOUTS.c.state.in_((RolloutState.CANCELLED, RolloutState.SUPERSEDED)),
+        SLOTS.c.state != SlotState.DONE,
+        INTENTS.c.action == "terminate",
+    )
+    .order_by(INTENTS.c.id.desc())
+    .limit(_CHUNK)
+)
 
 
 class ReapStore:
@@ -51,6 +64,11 @@ class ReapStore:
         )
         with self._database.read() as session:
             return {row.slot: row.new_instance for row in session.execute(query)}
+
+    def cut_short(self, fleet: str) -> list[IntentRecord]:
+        """Terminations that a rollout had begun when it was cancelled or superseded: nobody saw them through."""
+        with self._database.look() as connection:
+            return [to_intent(row) for row in connection.execute(_CUT_SHORT, {"fleet": fleet})]
 
     def begin(
         self, action: Action, target: str, params: Mapping[str, Any], *, purpose: str, per_hour: int

@@ -166,11 +166,12 @@ class Reaper:
         found, memory = self._look()
         news = self._news(found, memory)
         self._settle()
-        self.catalog.events.append(LOOKED, self.subject, actor, {"reason": reason, **_facts(found)})
+        missing, trouble = self._forget_servers(memory.get("missing", {}))
+        payload = {"reason": reason, **_facts(found), "missing": missing}
+        self.catalog.events.append(LOOKED, self.subject, actor, payload)
         told: list[str] = []
         spared: list[tuple[str, str]] = []
-        trouble = ""
-        for orphan in found.due:
+        for orphan in found.due if not trouble else ():
             try:
                 self._reap(orphan)
                 told.append(orphan.instance.name)
@@ -236,17 +237,17 @@ class Reaper:
             if status.state is not Backend.ABSENT:
                 raise _Spared(f"the balancer still knows it: {status.state}")
         try:
-            self._act("terminate", orphan, lambda: self.platform.terminate(instance.id))
+            self._reap_by("terminate", orphan, lambda: self.platform.terminate(instance.id))
         except NotFound as error:
             raise _Spared(plain(error)) from error
 
     def _take_out(self, orphan: Orphan, instance: Instance, balancer: Balancer) -> None:
-        self._act("drain", orphan, lambda: balancer.drain(instance))
+        self._reap_by("drain", orphan, lambda: balancer.drain(instance))
         _, status = self._read_again(orphan)
         if status.connections:
             raise _Spared(f"{status.connections} connections are open on it")
         try:
-            self._act("remove", orphan, lambda: balancer.remove(instance))
+            self._reap_by("remove", orphan, lambda: balancer.remove(instance))
         except InUse as error:
             raise _Spared(plain(error)) from error
 
@@ -285,10 +286,13 @@ class Reaper:
             # Somebody else's server has its name there, so whatever it says is not about this instance.
             return BackendStatus(Backend.ABSENT)
 
-    def _act(self, action: Action, orphan: Orphan, call: Callable[[], None]) -> None:
-        """Intent, call, outcome. :raises _Spared: a rollout or the rate limit forbids it; nothing was called."""
+    def _reap_by(self, action: Action, orphan: Orphan, call: Callable[[], None]) -> None:
         machine = Identity.of(orphan.instance)
         purpose = self.catalog.reaping.launches([machine.token])[machine.token][0]
+        self._act(action, machine, purpose, orphan.reason, call)
+
+    def _act(self, action: Action, machine: Identity, purpose: str, why: str, call: Callable[[], None]) -> None:
+        """Intent, call, outcome. :raises _Spared: a rollout or the rate limit forbids it; nothing was called."""
         params = {**machine.params(), "fleet": self.fleet, "launched_at": machine.launched_at}
         try:
             intent = self.catalog.reaping.begin(
@@ -296,7 +300,7 @@ class Reaper:
             )
         except (Refused, Busy) as error:
             raise _Spared(plain(error)) from error
-        self.log(f"{machine.name}: {action}: {orphan.reason}")
+        self.log(f"{machine.name}: {action}: {why}")
         try:
             call()
         except PhoenixError as error:
@@ -304,6 +308,41 @@ class Reaper:
             self.catalog.intents.outcome(intent.id, outcome, {"error": type(error).__name__, "message": str(error)})
             raise
         self.catalog.intents.outcome(intent.id, "done", {})
+
+    def _forget_servers(self, before: Mapping[str, str]) -> tuple[dict[str, str], str]:
+        """Have the balancer forget what cancelled rollouts had told to terminate, once it is gone for certain.
+
+        Returns since when each of those has been missing, for the next run, and the error that ended this, if any.
+        """
+        missing: dict[str, str] = {}
+        if self.balancer is None:
+            return missing, ""
+        for intent in self.catalog.reaping.cut_short(self.fleet):
+            kept = before.get(intent.target)
+            since = datetime.fromisoformat(kept) if kept else None
+            machine = Identity(intent.target, **intent.params)
+            try:
+                look = gone.look(
+                    self.platform, self.fleet, machine.id, missing_since=since, seen=True, now=self.clock.now()
+                )
+                if look.missing_since is not None:
+                    missing[machine.id] = look.missing_since.isoformat()
+                if look.gone:
+                    self._forget_server(machine, intent.purpose, self.balancer)
+            except (_Spared, NotOurs) as why:
+                self.log(f"{machine.name}: the balancer still knows it: {why}")
+            except PhoenixError as error:
+                return missing, f"{machine.name}: {plain(error)}"
+        return missing, ""
+
+    def _forget_server(self, machine: Identity, purpose: str, balancer: Balancer) -> None:
+        instance = machine.as_gone(self.fleet)
+        if balancer.state(instance).state is Backend.ABSENT:
+            return
+        try:
+            self._act("remove", machine, purpose, "gone, and left at the balancer", lambda: balancer.remove(instance))
+        except InUse as error:
+            raise _Spared(plain(error)) from error
 
     def _settle(self) -> None:
         """Give the intents of a run that died, or did not hear the reply, the outcome that can be seen now."""
