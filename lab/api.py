@@ -14,6 +14,10 @@ from phoenix_fleet.domain.errors import TimedOut, Unavailable
 
 COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 ENDED = ("success", "failed")
+READING = 3.0
+"""Seconds that whoever answers takes to read the question."""
+SETTLED_WITHIN = 60.0
+"""Seconds after which an answer is tried although the task does not say that it waits."""
 
 
 class AirflowApi:
@@ -105,9 +109,22 @@ class AirflowApi:
         return [dict(question) for question in found]
 
     def answer(self, task: Mapping[str, Any], option: str, reason: str) -> None:
-        """Answer what a task asks a person."""
+        """Answer what a task asks a person, a moment after it has begun to wait: nobody reads faster.
+
+        Airflow takes the end of the process that asked for the end of the task, and fails it, if the answer starts the
+        next process before its scheduler has heard of that (``process_executor_events``).
+        """
+        started = time.monotonic()
+        while self._state(task) != "awaiting_input" and time.monotonic() - started < SETTLED_WITHIN:
+            time.sleep(0.5)
+        time.sleep(READING)
         path = f"dags/{task['dag_id']}/dagRuns/{task['dag_run_id']}/taskInstances/{task['task_id']}/{task['map_index']}"
         self.send("PATCH", f"{path}/hitlDetails", {"chosen_options": [option], "params_input": {"comment": reason}})
+
+    def _state(self, task: Mapping[str, Any]) -> str:
+        path = f"dags/{task['dag_id']}/dagRuns/{task['dag_run_id']}/taskInstances/{task['task_id']}"
+        single = path if task["map_index"] < 0 else f"{path}/{task['map_index']}"
+        return str(self.get(single)["state"])
 
     def given_answer(self, task: Mapping[str, Any]) -> dict[str, Any]:
         """What a person answered to a task: ``chosen_options``, ``responded_by_user``, ``params_input``."""
