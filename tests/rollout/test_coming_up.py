@@ -120,9 +120,9 @@ def test_nothing_is_launched_beyond_the_surge(stage: Stage) -> None:
     engine, ticket = reach(scene, Step.LAUNCH)
     extra = scene.seed("web-03", OLD, attempt=60)
     launched = len(scene.platform.calls("launch"))
+    scene.platform.terminate(extra)
     progress = engine.advance(ticket)
     assert (progress.state, "4 instances are not gone yet, and 4 are the most" in progress.message) == ("waiting", True)
-    scene.platform.terminate(extra)
     assert engine.advance(ticket).state == "waiting", "one that is stopping is still there"
     assert len(scene.platform.calls("launch")) == launched
     scene.clock.advance(timedelta(seconds=10))
