@@ -48,16 +48,27 @@ def config(backend: str, port: int, control: Path) -> str:
     return _CONFIG.format(host=HOST, port=port, socket=control, backend=backend)
 
 
+def ask(control: Path, command: str) -> str:
+    """The answer of the runtime API to one line. :raises OSError: if nobody answers."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(2)
+        client.connect(str(control))
+        client.sendall(f"{command}\n".encode())
+        text = b""
+        while chunk := client.recv(65536):
+            text += chunk
+    return text.decode(errors="replace")
+
+
+def servers(control: Path, backend: str) -> list[str]:
+    """Names of all servers of a backend, whatever they do. :raises OSError: if nobody answers."""
+    rows = [line.split() for line in ask(control, f"show servers state {backend}").splitlines()]
+    return sorted(row[3] for row in rows if len(row) > 3 and not row[0].startswith("#"))
+
+
 def answers(control: Path, pid: int | None) -> bool:
     """Whether the process with that pid, and not another one, answers on the runtime socket."""
     try:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(2)
-            client.connect(str(control))
-            client.sendall(b"show info\n")
-            text = b""
-            while chunk := client.recv(65536):
-                text += chunk
+        return f"\nPid: {pid}\n" in ask(control, "show info")
     except OSError:
         return False
-    return f"\nPid: {pid}\n" in text.decode(errors="replace")

@@ -6,7 +6,7 @@ who take seconds to send them, so that draining has something to wait for. An an
 status 200 (201 for an order), the whole body, and the headers that say which instance and release gave it. If this
 process itself was starved, requests that left late or never are counted as such.
 
-Run as ``python -m lab.traffic URL FILE``: totals go to FILE (JSON, replaced whole each second), seconds to
+Run as ``python -m lab.traffic URL FILE [RATE]``: totals go to FILE (JSON, replaced whole each second), seconds to
 FILE with the suffix ``.jsonl``.
 """
 
@@ -306,12 +306,12 @@ def read(file: Path) -> dict[str, Any]:
     return data
 
 
-async def _main(url: str, file: Path) -> None:
-    traffic = Traffic(url, file)
+async def _main(url: str, file: Path, rate: float) -> None:
+    traffic = Traffic(url, file, rate=rate)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, traffic.stop)
     await traffic.run()
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(sys.argv[1], Path(sys.argv[2])))
+    asyncio.run(_main(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else RATE))

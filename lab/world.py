@@ -23,6 +23,7 @@ from lab.places import REPOSITORY, Places
 from lab.processes import Processes
 from lab.services import Services
 from lab.settings import HOST, Overrides
+from lab.traffic import RATE
 from phoenix_fleet.config import Project
 from phoenix_fleet.connections import SettingsFile
 from phoenix_fleet.domain.errors import Busy
@@ -56,6 +57,10 @@ class Lab:
 
     places: Places
     log: Log
+    fleets: tuple[str, ...] = FLEETS
+    """Those that it fills."""
+    rate: float = RATE
+    """Requests per second."""
 
     @cached_property
     def processes(self) -> Processes:
@@ -134,15 +139,15 @@ class Lab:
         # As the repository has it, whatever the demo breaks for what comes after.
         project = Project(REPOSITORY / "include")
         founder = Founder(project, self.connections, self._public_key, self.places.logs)
-        self.log(f"Filling {' and '.join(FLEETS)} with instances of {image}")
-        founder.fill(list(FLEETS), image, self.log)
+        self.log(f"Filling {' and '.join(self.fleets)} with instances of {image}")
+        founder.fill(list(self.fleets), image, self.log)
 
     def start_traffic(self) -> None:
         """The stream of requests, as a process of its own."""
         if not self.processes.running("traffic"):
             for old in (self.places.traffic, self.places.traffic.with_suffix(".jsonl")):
                 old.unlink(missing_ok=True)
-            argv = [sys.executable, "-m", "lab.traffic", self.front, str(self.places.traffic)]
+            argv = [sys.executable, "-m", "lab.traffic", self.front, str(self.places.traffic), str(self.rate)]
             self.processes.start("traffic", argv, cwd=REPOSITORY)
             self.processes.wait_ready("traffic", self.places.traffic.exists)
             self.log(f"Traffic flows through {self.front}")

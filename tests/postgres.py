@@ -15,10 +15,14 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
 from sqlalchemy import URL
+
+WATCHER = "phoenix-watcher"
+"""Application name of sessions that only watch: ``cut`` spares them."""
 
 
 class PostgresServer:
@@ -98,13 +102,30 @@ class PostgresServer:
 
     def execute(self, statement: str, database: str = "postgres") -> None:
         """Run one statement as the superuser, outside a transaction."""
-        connection = psycopg2.connect(host=str(self.home), port=self.port, user="phoenix", dbname=database)
+        self.rows(statement, database)
+
+    def rows(self, statement: str, database: str = "postgres", **values: object) -> list[tuple[Any, ...]]:
+        """What one statement gives, run as the superuser outside a transaction; none if it gives nothing."""
+        connection = psycopg2.connect(
+            host=str(self.home), port=self.port, user="phoenix", dbname=database, application_name=WATCHER
+        )
         try:
             connection.autocommit = True
             with connection.cursor() as cursor:
-                cursor.execute(statement)
+                cursor.execute(statement, values or None)
+                return list(cursor.fetchall()) if cursor.description else []
         finally:
             connection.close()
+
+    def cut(self, *databases: str) -> int:
+        """End every session of these databases but those of whoever watches; how many there were."""
+        ended = self.rows(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ANY(%(databases)s)"
+            " AND application_name <> %(watcher)s",
+            databases=list(databases),
+            watcher=WATCHER,
+        )
+        return len(ended)
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(

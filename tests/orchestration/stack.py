@@ -96,21 +96,97 @@ class Api(AirflowApi):
         return json.dumps(self.log(task))
 
 
-class Stack(Airflow):
-    """That Airflow, and the catalog beside it in a database of its own."""
+class PostgresAirflow(Airflow):
+    """The lab's Airflow on a PostgreSQL server, with the catalog beside it in a database of its own."""
+
+    def __init__(self, server: PostgresServer, places: Places, processes: Processes, overrides: Overrides) -> None:
+        super().__init__(places, processes, overrides)
+        self.server, self.processes = server, processes
+        self._orphaned: list[psutil.Process] = []
+        """Children of components that were killed: idle workers and the server of logs outlive a scheduler."""
+        server.execute("ALTER USER phoenix PASSWORD 'phoenix'")
+        self.metadata, self.catalog_database = (server.create_database() for _ in range(2))
+        airflow, self.catalog_url = (
+            server.url(name, host=HOST, port=server.port, password="phoenix", query={})
+            for name in (self.metadata, self.catalog_database)
+        )
+        overrides.values |= {
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": airflow,
+            "PHOENIX_CATALOG_URL": self.catalog_url,
+            # The local settings that a stack may add to lie in the first folder, and the project's own in the second.
+            "PYTHONPATH": os.pathsep.join(
+                [
+                    str(places.airflow_home / "config"),
+                    str(REPOSITORY / "include"),
+                    str(REPOSITORY),
+                    os.environ.get("PYTHONPATH", ""),
+                ]
+            ),
+        }
+
+    def kill(self, component: str) -> None:
+        """SIGKILL to that component's own process and no other: what it has started lives on."""
+        pid = self.processes.pid(f"airflow-{component}")
+        assert pid is not None, f"{component} does not run"
+        self.orphan(pid)
+        os.kill(pid, signal.SIGKILL)
+
+    def orphan(self, pid: int) -> None:
+        """Remember what this component has started, before it is killed: it lives on without anybody's record."""
+        self._orphaned += psutil.Process(pid).children(recursive=True)
+
+    def revive(self, component: str) -> None:
+        """Start that component again, unless it runs."""
+        environment = self.environment()
+        argv = [sys.executable, "-m", "airflow", component]
+        self.processes.start(f"airflow-{component}", argv, env=environment, cwd=self._home)
+
+    def end_orphans(self) -> None:
+        """Kill what killed components have left behind."""
+        for orphan in self._orphaned:
+            with suppress(psutil.NoSuchProcess):
+                for process in (*orphan.children(recursive=True), orphan):
+                    process.kill()
+        self._orphaned.clear()
+
+    def drop_databases(self) -> None:
+        """Drop both."""
+        for name in (self.metadata, self.catalog_database):
+            self.server.drop_database(name)
+
+    def _choose_ports(self) -> None:
+        # Never the usual ones: another Airflow of this machine may be about to take them.
+        self._overrides.values["AIRFLOW__API__PORT"] = str(choose_port(0))
+        port = self._overrides.values["AIRFLOW__API__PORT"]
+        self._overrides.values |= {
+            "AIRFLOW__API__HOST": HOST,
+            "AIRFLOW__API__BASE_URL": f"http://{HOST}:{port}",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://{HOST}:{port}/execution/",
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(choose_port(0)),
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(choose_port(0)),
+        }
+
+    def _make_database(self, environment: dict[str, str], log: Callable[[str], None]) -> None:
+        for argv in (["db", "migrate"], ["dags", "reserialize"]):
+            done = subprocess.run(
+                [sys.executable, "-m", "airflow", *argv],
+                env=environment,
+                cwd=self._home,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr[-2000:]
+
+
+class Stack(PostgresAirflow):
+    """That Airflow over the project on fakes."""
 
     def __init__(self, server: PostgresServer, root: Path, include: Path, stand_in: str, **settings: str) -> None:
         places = Places(home=root / "lab", run=root / "run", cache=root / "cache")
         places.make()
         self.root, self.include = root, include
         self._stand_in = stand_in
-        self._orphaned: list[psutil.Process] = []
-        """Children of components that were killed: idle workers and the server of logs outlive a scheduler."""
-        server.execute("ALTER USER phoenix PASSWORD 'phoenix'")
-        self.server, self._databases = server, [server.create_database() for _ in range(2)]
-        airflow, self.catalog_url = (
-            server.url(name, host=HOST, port=server.port, password="phoenix", query={}) for name in self._databases
-        )
         key = root / "id"
         key.with_suffix(".pub").write_text("ssh-ed25519 AAAA test\n")
         bundles = [
@@ -122,27 +198,15 @@ class Stack(Airflow):
             for name, path in (("product", REPOSITORY / "dags"), ("plain", HERE / "plain_dags"))
         ]
         overrides = Overrides(places.home / "env")
+        super().__init__(server, places, Processes(places.pids, places.logs), overrides)
         overrides.values |= {
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": airflow,
             "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(bundles),
             "AIRFLOW_CONN_PHOENIX_SSH": json.dumps({"conn_type": "generic", "extra": {"key_file": str(key)}}),
             "AIRFLOW_CONN_ALERTS_WEBHOOK": json.dumps({"conn_type": "http", "host": HOST, "port": 1}),
             "AIRFLOW_CONN_FRONT": json.dumps({"conn_type": "http", "host": HOST, "port": 1}),
             "PHOENIX_INCLUDE": str(include),
-            "PHOENIX_CATALOG_URL": self.catalog_url,
-            # The local settings that this stack adds to lie in the first folder, and the project's own in the second.
-            "PYTHONPATH": os.pathsep.join(
-                [
-                    str(places.airflow_home / "config"),
-                    str(REPOSITORY / "include"),
-                    str(REPOSITORY),
-                    os.environ.get("PYTHONPATH", ""),
-                ]
-            ),
             **settings,
         }
-        self.processes = Processes(places.pids, places.logs)
-        super().__init__(places, self.processes, overrides)
         self.catalog = Catalog(self.catalog_url)
         self.catalog.migrate()
         self.user = self.approver = Api("", "", "")
@@ -162,57 +226,23 @@ class Stack(Airflow):
         self._log_out()
         self.catalog.close()
         self.stop()
-        for orphan in self._orphaned:
-            with suppress(psutil.NoSuchProcess):
-                for process in (*orphan.children(recursive=True), orphan):
-                    process.kill()
+        self.end_orphans()
         self.processes.sweep()
-        for name in self._databases:
-            self.server.drop_database(name)
+        self.drop_databases()
 
     def kill(self, component: str) -> None:
-        """SIGKILL to that component's own process and no other: what it has started lives on."""
-        pid = self.processes.pid(f"airflow-{component}")
-        assert pid is not None, f"{component} does not run"
-        self._orphaned += psutil.Process(pid).children(recursive=True)
-        os.kill(pid, signal.SIGKILL)
+        """SIGKILL to that component's own process; returns once it is gone."""
+        super().kill(component)
         until(lambda: not self.processes.running(f"airflow-{component}"), f"{component} to be gone")
-
-    def revive(self, component: str) -> None:
-        """Start that component again."""
-        environment = self.environment()
-        argv = [sys.executable, "-m", "airflow", component]
-        self.processes.start(f"airflow-{component}", argv, env=environment, cwd=self._home)
 
     def _log_out(self) -> None:
         self.user.close()
         self.approver.close()
 
-    def _choose_ports(self) -> None:
-        # Never the usual ones: another Airflow of this machine may be about to take them.
-        self._overrides.values["AIRFLOW__API__PORT"] = str(choose_port(0))
-        port = self._overrides.values["AIRFLOW__API__PORT"]
-        self._overrides.values |= {
-            "AIRFLOW__API__HOST": HOST,
-            "AIRFLOW__API__BASE_URL": f"http://{HOST}:{port}",
-            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://{HOST}:{port}/execution/",
-            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(choose_port(0)),
-            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(choose_port(0)),
-        }
-
     def _make_database(self, environment: dict[str, str], log: Callable[[str], None]) -> None:
         settings = self._home / "config" / "airflow_local_settings.py"
         settings.write_text(settings.read_text() + f"\nimport {self._stand_in} as own\n\nown.stand_in()\n")
-        for argv in (["db", "migrate"], ["dags", "reserialize"]):
-            done = subprocess.run(
-                [sys.executable, "-m", "airflow", *argv],
-                env=environment,
-                cwd=self._home,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr[-2000:]
+        super()._make_database(environment, log)
 
 
 def make_root() -> Path:

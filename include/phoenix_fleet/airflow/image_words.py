@@ -10,7 +10,7 @@ from phoenix_fleet.airflow import build as building
 from phoenix_fleet.airflow import prove, release, rollout, world
 from phoenix_fleet.airflow.notify import OwnersNotifier
 from phoenix_fleet.airflow.replace import ReplaceOperator
-from phoenix_fleet.airflow.retries import POLICY, RETRIES, RETRY_DELAY
+from phoenix_fleet.airflow.retries import POLICY, REPLACE_RETRIES, RETRIES, RETRY_DELAY
 from phoenix_fleet.airflow.waiting import WaitFor
 
 if TYPE_CHECKING:
@@ -156,6 +156,7 @@ def replace(fleet: Fleet, wave: int, planned: Any, slots: Any) -> Any:
         max_active_tis_per_dagrun=fleet.max_in_flight,
         map_index_template=world.LABEL,
         pool="phoenix_instances",
+        retries=REPLACE_RETRIES,
         **calls_owners(fleet, "rollout-halted"),
     ).expand(batch=slots)
 

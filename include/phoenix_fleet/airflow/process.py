@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("phoenix_fleet")
 
-LEASE = timedelta(seconds=60)
+LEASE = timedelta(seconds=30)
 """How long a ticket stays with a holder that says nothing, unless ``PHOENIX_LEASE_SECONDS`` says otherwise."""
 SHORTEST_LEASE = timedelta(seconds=5)
 """A shorter one would run out between two renewals whenever the machine is busy; safe, but nothing would get on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from airflow.sdk import BaseOperator
 from phoenix_fleet.airflow import notify, world
 from phoenix_fleet.airflow.process import LeaseKeeper, die_with_parent, end_now, lease
 from phoenix_fleet.airflow.triggers import PauseTrigger
-from phoenix_fleet.domain.errors import Busy, Fenced, Halted
+from phoenix_fleet.domain.errors import Busy, Fenced, PhoenixError
 
 if TYPE_CHECKING:
     from phoenix_fleet.catalog import Catalog
@@ -88,9 +89,10 @@ class ReplaceOperator(BaseOperator):
         try:
             with LeaseKeeper(catalog, ticket, lease()):
                 return self._bring_to_its_end(engine, catalog, ticket, context)
-        except Halted:
-            # This try ends here: whoever goes on after a resume need not wait out its lease.
-            catalog.rollouts.give_back(ticket)
+        except Exception:
+            # This try ends here: whoever goes on, the next try or one after a resume, need not wait out its lease.
+            with suppress(PhoenixError):
+                catalog.rollouts.give_back(ticket)
             raise
 
     def _bring_to_its_end(self, engine: Engine, catalog: Catalog, ticket: Any, context: Any) -> str:

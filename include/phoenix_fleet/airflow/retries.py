@@ -19,3 +19,7 @@ POLICY = ExceptionRetryPolicy(
 )
 RETRIES = 2
 """A task whose process was killed has no exception to look at: it is tried again, and every task is re-entrant."""
+REPLACE_RETRIES = 20
+"""A replacement takes minutes where other tasks take seconds, so whatever befalls the machine that Airflow runs on
+befalls replacements, and each death and each reset by a restarted scheduler counts as a try. What cannot be mended by
+trying again fails at the first try all the same."""

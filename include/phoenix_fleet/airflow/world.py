@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from phoenix_fleet.config import Project
 from phoenix_fleet.connections import Connection
-from phoenix_fleet.domain.errors import InvalidConfig, Refused
+from phoenix_fleet.domain.errors import InvalidConfig, Refused, Unavailable
 from phoenix_fleet.domain.windows import Window
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def connections(conn_id: str) -> Connection:
     """An Airflow connection in the drivers' terms; Airflow masks its password in logs from then on.
 
     :raises InvalidConfig: if Airflow has none of that id.
+    :raises Unavailable: if Airflow's API does not answer.
     """
     from airflow.sdk import Connection as AirflowConnection
     from airflow.sdk.exceptions import AirflowRuntimeError
@@ -58,6 +59,8 @@ def connections(conn_id: str) -> Connection:
     try:
         found = AirflowConnection.get(conn_id)
     except (AirflowNotFoundException, AirflowRuntimeError) as error:
+        if not _is_absent(conn_id):
+            raise Unavailable(f"Airflow's API gave no answer about the connection '{conn_id}'.") from error
         raise InvalidConfig(
             f"Airflow has no connection '{conn_id}': {error}",
             remedy="Add it in the UI under Admin, Connections, or in airflow_settings.yaml.",
@@ -70,6 +73,26 @@ def connections(conn_id: str) -> Connection:
         password=found.password or "",
         extra=found.extra_dejson,
     )
+
+
+def _is_absent(conn_id: str) -> bool:
+    """Whether Airflow's API says that there is no such connection.
+
+    ``Connection.get`` says so too when the API does not answer at all (Airflow 3.3.2,
+    ``sdk/execution_time/secrets/execution_api.py``), which must never be taken for a mistake in the configuration.
+    """
+    from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+    from airflow.sdk.execution_time import task_runner
+    from airflow.sdk.execution_time.comms import ErrorResponse, GetConnection
+
+    supervisor = getattr(task_runner, "SUPERVISOR_COMMS", None)
+    if supervisor is None:
+        return True  # outside a task there is no API to ask
+    try:
+        answer = supervisor.send(GetConnection(conn_id=conn_id))
+    except AirflowRuntimeError as error:
+        answer = error.error
+    return isinstance(answer, ErrorResponse) and answer.error is ErrorType.CONNECTION_NOT_FOUND
 
 
 def workdir(context: Any) -> Path:

@@ -30,9 +30,9 @@ time.sleep(60)
 """
 
 
-def test_the_lease_is_a_minute_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lease_is_half_a_minute_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PHOENIX_LEASE_SECONDS", raising=False)
-    assert process.lease() == timedelta(minutes=1)
+    assert process.lease() == timedelta(seconds=30)
     monkeypatch.setenv("PHOENIX_LEASE_SECONDS", "7.5")
     assert process.lease() == timedelta(seconds=7.5)
 

@@ -8,7 +8,7 @@ import pytest
 
 from phoenix_fleet.airflow import world
 from phoenix_fleet.airflow.rollout import MAPPED_AT_MOST, batches
-from phoenix_fleet.domain.errors import InvalidConfig, Refused
+from phoenix_fleet.domain.errors import InvalidConfig, Refused, Unavailable
 
 
 def context(kind: str = "manual", user: str | None = "ada", **params: Any) -> dict[str, Any]:
@@ -62,3 +62,46 @@ def test_batches_stay_few_and_equal(slots: int, tasks: int, largest: int) -> Non
     assert sum(batch["count"] for batch in made) == slots
     assert max(batch["count"] for batch in made) == largest
     assert made[0]["label"].startswith("web-00000")
+
+
+class Supervisor:
+    """The other end of a task's questions."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def send(self, message: Any) -> Any:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def said(kind: str, *, raised: bool) -> Any:
+    from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+    from airflow.sdk.execution_time.comms import ErrorResponse
+
+    response = ErrorResponse(error=ErrorType(kind))
+    return AirflowRuntimeError(response) if raised else response
+
+
+@pytest.mark.parametrize("raised", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [("CONNECTION_NOT_FOUND", InvalidConfig), ("API_SERVER_ERROR", Unavailable), ("GENERIC_ERROR", Unavailable)],
+)
+def test_an_api_that_does_not_answer_is_no_missing_connection(
+    monkeypatch: pytest.MonkeyPatch, kind: str, error: type[Exception], raised: bool
+) -> None:
+    from airflow.sdk.execution_time import task_runner
+
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", Supervisor(said(kind, raised=raised)), raising=False)
+    with pytest.raises(error):
+        world.connections("nobody_has_this")
+
+
+def test_outside_a_task_a_missing_connection_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.sdk.execution_time import task_runner
+
+    monkeypatch.delattr(task_runner, "SUPERVISOR_COMMS", raising=False)
+    with pytest.raises(InvalidConfig, match="nobody_has_this"):
+        world.connections("nobody_has_this")
