@@ -13,7 +13,6 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,8 @@ sys.path[:0] = [str(ROOT / "include"), str(ROOT)]
 from phoenix_fleet.config import Project  # noqa: E402
 from phoenix_fleet.connections import Connection  # noqa: E402
 from phoenix_fleet.domain.models import LaunchIntent  # noqa: E402
-from phoenix_fleet.rollout.deps import deps_for  # noqa: E402
-from phoenix_fleet.rollout.engine import engine_for  # noqa: E402
-from phoenix_fleet.rollout.planning import draw_plan, freeze  # noqa: E402
 from tests.orchestration import instant, project  # noqa: E402
+from tests.orchestration.alone import roll_out  # noqa: E402
 from tests.orchestration.built import artefact_of  # noqa: E402
 from tests.orchestration.project import NOW, OLD, FleetWorld  # noqa: E402
 from tests.orchestration.stack import Stack, forget, make_root, until  # noqa: E402
@@ -98,7 +95,7 @@ HEAD = (
 
 
 def _populate(stack: Stack, include: Path, sizes: list[int]) -> None:
-    versions = [project.release(stack.catalog, include, "mini", window) for window in (OLD, NOW)]
+    versions = [project.release(stack.catalog, "mini", window) for window in (OLD, NOW)]
     for size in sizes:
         for who in ("airflow", "alone"):
             world = FleetWorld(include, f"{who}-{size}")
@@ -144,21 +141,9 @@ def _alone(stack: Stack, world: FleetWorld) -> float:
     """Seconds for the whole rollout in a loop, plan and tickets included."""
     connections: Any = lambda conn_id: Connection(id=conn_id, extra={"key_file": str(stack.root / "id")})  # noqa: E731
     begun = time.monotonic()
-    catalog, config = stack.catalog, Project(stack.include)
-    fleet = config.fleet(world.name)
-    image = catalog.images.newest_released("mini")
+    image = stack.catalog.images.newest_released("mini")
     assert image is not None
-    deps = deps_for(config, fleet, catalog, connections, log=_quiet, workdir=stack.root)
-    rollout = catalog.rollouts.open(
-        fleet.name, "mini", image.version, NOW, f"bench/{fleet.name}", draw_plan(deps, fleet, image).slots,
-        settings=freeze(fleet), actor="bench", reason="a benchmark",
-    )  # fmt: skip
-    engine = engine_for(config, catalog, connections, rollout_id=rollout.id, log=_quiet, workdir=stack.root)
-    for wave in (0, 1):
-        while ticket := catalog.rollouts.claim(rollout.id, wave, "bench", lease=timedelta(minutes=1), max_in_flight=1):
-            while engine.advance(ticket).state != "done":
-                pass
-    catalog.rollouts.complete(rollout.id)
+    roll_out(stack.catalog, Project(stack.include), world.name, image, NOW, connections, stack.root)
     return time.monotonic() - begun
 
 
@@ -172,10 +157,6 @@ def _cpu_seconds(stack: Stack) -> float:
             with suppress(psutil.NoSuchProcess):
                 found += sum(each.cpu_times()[:4])  # user and system, its own and those of children that have ended
     return found
-
-
-def _quiet(_: str) -> None:
-    pass
 
 
 def _span(start: str, end: str) -> float:
