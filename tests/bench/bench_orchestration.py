@@ -8,7 +8,9 @@ fleet the engine's steps are left out of both, and everything around them stays.
 
 from __future__ import annotations
 
+import itertools
 import os
+import statistics
 import sys
 import time
 from contextlib import suppress
@@ -54,6 +56,10 @@ class Figures:
     """By the engine without Airflow."""
     cpu: float
     """Of all of Airflow and its database, workers included."""
+    task: float
+    """Median of a replacement's task, whatever it takes in."""
+    gap: float
+    """Median from the end of one to the start of the next."""
 
     @property
     def orchestration(self) -> float:
@@ -89,8 +95,8 @@ def main(sizes: list[int]) -> int:
 
 
 HEAD = (
-    "machines  tasks  by Airflow  its waves  engine alone  orchestration  limit  CPU     ratio to  load\n"
-    "                 s each      s each     s each        s each         s      s each  engine    average"
+    "machines  tasks  by Airflow  its waves  engine alone  orchestration  limit  CPU     ratio to  task   gap    load\n"
+    "                 s each      s each     s each        s each         s      s each  engine    s      s      avg."
 )
 
 
@@ -127,11 +133,12 @@ def _measure(stack: Stack, size: int) -> Figures:
     replacing = [each for each in tasks if each["task_id"].endswith(".replace")]
     waves = _span(min(each["start_date"] for each in replacing), max(each["end_date"] for each in replacing))
     whole = _span(run["start_date"], run["end_date"])
-    found = Figures(size, len(tasks), whole / size, waves / size, alone / size, (_cpu_seconds(stack) - before) / size)
+    cpu = (_cpu_seconds(stack) - before) / size
+    found = Figures(size, len(tasks), whole / size, waves / size, alone / size, cpu, *_task_and_gap(replacing))
     print(
         f"{size:8}  {found.tasks:5}  {found.whole:10.3f}  {found.waves:9.3f}  {found.alone:12.3f}  "
         f"{found.orchestration:13.3f}  {limit_seconds(size):5.2f}  {found.cpu:6.3f}  "
-        f"{found.whole / found.alone:8.2f}  {os.getloadavg()[1]:7.1f}",
+        f"{found.whole / found.alone:8.2f}  {found.task:5.3f}  {found.gap:5.3f}  {os.getloadavg()[1]:7.1f}",
         flush=True,
     )
     return found
@@ -145,6 +152,13 @@ def _alone(stack: Stack, world: FleetWorld) -> float:
     assert image is not None
     roll_out(stack.catalog, Project(stack.include), world.name, image, NOW, connections, stack.root)
     return time.monotonic() - begun
+
+
+def _task_and_gap(replacing: list[dict[str, Any]]) -> tuple[float, float]:
+    """Medians of what a task takes, and of what lies between two."""
+    spans = sorted((project.moment(each["start_date"]), project.moment(each["end_date"])) for each in replacing)
+    gaps = [(later[0] - earlier[1]).total_seconds() for earlier, later in itertools.pairwise(spans)]
+    return statistics.median((end - start).total_seconds() for start, end in spans), statistics.median(gaps)
 
 
 def _cpu_seconds(stack: Stack) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from phoenix_fleet.airflow import world
-from phoenix_fleet.airflow.rollout import MAPPED_AT_MOST, batches
+from phoenix_fleet.airflow.rollout import MAPPED_AT_MOST, batches, slots_of_wave
 from phoenix_fleet.domain.errors import InvalidConfig, Refused
 
 
@@ -62,3 +62,16 @@ def test_batches_stay_few_and_equal(slots: int, tasks: int, largest: int) -> Non
     assert sum(batch["count"] for batch in made) == slots
     assert max(batch["count"] for batch in made) == largest
     assert made[0]["label"].startswith("web-00000")
+
+
+def test_a_batch_says_all_that_its_task_must_know() -> None:
+    planned = {"rollout": 7, "waves": {"0": ["web-01"], "1": ["web-02", "web-03"]}, "version": "2026.11-1"}
+    assert slots_of_wave.function(planned, 1) == [
+        {"rollout": 7, "label": "web-02", "count": 1, "last": False},
+        {"rollout": 7, "label": "web-03", "count": 1, "last": True},
+    ]
+
+
+@pytest.mark.parametrize("planned", [None, {"rollout": None, "waves": {}, "version": "2026.11-1"}])
+def test_a_dry_run_has_no_batches(planned: Any) -> None:
+    assert slots_of_wave.function(planned, 0) == []
