@@ -8,12 +8,13 @@ fleet the engine's steps are left out of both, and everything around them stays.
 
 from __future__ import annotations
 
+import itertools
 import os
+import statistics
 import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,8 @@ sys.path[:0] = [str(ROOT / "include"), str(ROOT)]
 from phoenix_fleet.config import Project  # noqa: E402
 from phoenix_fleet.connections import Connection  # noqa: E402
 from phoenix_fleet.domain.models import LaunchIntent  # noqa: E402
-from phoenix_fleet.rollout.deps import deps_for  # noqa: E402
-from phoenix_fleet.rollout.engine import engine_for  # noqa: E402
-from phoenix_fleet.rollout.planning import draw_plan, freeze  # noqa: E402
 from tests.orchestration import instant, project  # noqa: E402
+from tests.orchestration.alone import roll_out  # noqa: E402
 from tests.orchestration.built import artefact_of  # noqa: E402
 from tests.orchestration.project import NOW, OLD, FleetWorld  # noqa: E402
 from tests.orchestration.stack import Stack, forget, make_root, until  # noqa: E402
@@ -57,6 +56,10 @@ class Figures:
     """By the engine without Airflow."""
     cpu: float
     """Of all of Airflow and its database, workers included."""
+    task: float
+    """Median of a replacement's task, whatever it takes in."""
+    gap: float
+    """Median from the end of one to the start of the next."""
 
     @property
     def orchestration(self) -> float:
@@ -92,13 +95,13 @@ def main(sizes: list[int]) -> int:
 
 
 HEAD = (
-    "machines  tasks  by Airflow  its waves  engine alone  orchestration  limit  CPU     ratio to  load\n"
-    "                 s each      s each     s each        s each         s      s each  engine    average"
+    "machines  tasks  by Airflow  its waves  engine alone  orchestration  limit  CPU     ratio to  task   gap    load\n"
+    "                 s each      s each     s each        s each         s      s each  engine    s      s      avg."
 )
 
 
 def _populate(stack: Stack, include: Path, sizes: list[int]) -> None:
-    versions = [project.release(stack.catalog, include, "mini", window) for window in (OLD, NOW)]
+    versions = [project.release(stack.catalog, "mini", window) for window in (OLD, NOW)]
     for size in sizes:
         for who in ("airflow", "alone"):
             world = FleetWorld(include, f"{who}-{size}")
@@ -130,11 +133,12 @@ def _measure(stack: Stack, size: int) -> Figures:
     replacing = [each for each in tasks if each["task_id"].endswith(".replace")]
     waves = _span(min(each["start_date"] for each in replacing), max(each["end_date"] for each in replacing))
     whole = _span(run["start_date"], run["end_date"])
-    found = Figures(size, len(tasks), whole / size, waves / size, alone / size, (_cpu_seconds(stack) - before) / size)
+    cpu = (_cpu_seconds(stack) - before) / size
+    found = Figures(size, len(tasks), whole / size, waves / size, alone / size, cpu, *_task_and_gap(replacing))
     print(
         f"{size:8}  {found.tasks:5}  {found.whole:10.3f}  {found.waves:9.3f}  {found.alone:12.3f}  "
         f"{found.orchestration:13.3f}  {limit_seconds(size):5.2f}  {found.cpu:6.3f}  "
-        f"{found.whole / found.alone:8.2f}  {os.getloadavg()[1]:7.1f}",
+        f"{found.whole / found.alone:8.2f}  {found.task:5.3f}  {found.gap:5.3f}  {os.getloadavg()[1]:7.1f}",
         flush=True,
     )
     return found
@@ -144,22 +148,17 @@ def _alone(stack: Stack, world: FleetWorld) -> float:
     """Seconds for the whole rollout in a loop, plan and tickets included."""
     connections: Any = lambda conn_id: Connection(id=conn_id, extra={"key_file": str(stack.root / "id")})  # noqa: E731
     begun = time.monotonic()
-    catalog, config = stack.catalog, Project(stack.include)
-    fleet = config.fleet(world.name)
-    image = catalog.images.newest_released("mini")
+    image = stack.catalog.images.newest_released("mini")
     assert image is not None
-    deps = deps_for(config, fleet, catalog, connections, log=_quiet, workdir=stack.root)
-    rollout = catalog.rollouts.open(
-        fleet.name, "mini", image.version, NOW, f"bench/{fleet.name}", draw_plan(deps, fleet, image).slots,
-        settings=freeze(fleet), actor="bench", reason="a benchmark",
-    )  # fmt: skip
-    engine = engine_for(config, catalog, connections, rollout_id=rollout.id, log=_quiet, workdir=stack.root)
-    for wave in (0, 1):
-        while ticket := catalog.rollouts.claim(rollout.id, wave, "bench", lease=timedelta(minutes=1), max_in_flight=1):
-            while engine.advance(ticket).state != "done":
-                pass
-    catalog.rollouts.complete(rollout.id)
+    roll_out(stack.catalog, Project(stack.include), world.name, image, NOW, connections, stack.root)
     return time.monotonic() - begun
+
+
+def _task_and_gap(replacing: list[dict[str, Any]]) -> tuple[float, float]:
+    """Medians of what a task takes, and of what lies between two."""
+    spans = sorted((project.moment(each["start_date"]), project.moment(each["end_date"])) for each in replacing)
+    gaps = [(later[0] - earlier[1]).total_seconds() for earlier, later in itertools.pairwise(spans)]
+    return statistics.median((end - start).total_seconds() for start, end in spans), statistics.median(gaps)
 
 
 def _cpu_seconds(stack: Stack) -> float:
@@ -172,10 +171,6 @@ def _cpu_seconds(stack: Stack) -> float:
             with suppress(psutil.NoSuchProcess):
                 found += sum(each.cpu_times()[:4])  # user and system, its own and those of children that have ended
     return found
-
-
-def _quiet(_: str) -> None:
-    pass
 
 
 def _span(start: str, end: str) -> float:

@@ -6,7 +6,7 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -96,12 +96,12 @@ def registry(folder: Path, *, deletion: bool = True) -> Iterator[int]:
         yield port
 
 
-def busybox(folder: Path) -> bytes:
-    """A root file system of 2 MB, as a tar: one static busybox under the names that the tests need."""
+def busybox(folder: Path, packages: Sequence[str] = ()) -> bytes:
+    """A root file system of 2 MB, as a tar: one static busybox under its names, and what else is asked for."""
     target = folder / "busybox.tar"
     subprocess.run(
         [
-            *("mmdebstrap", "--quiet", "--variant=extract", "--include=busybox-static"),
+            *("mmdebstrap", "--quiet", "--variant=extract", f"--include={','.join(['busybox-static', *packages])}"),
             *("--extract-hook=mkdir -p $1/root && chroot $1 /bin/busybox --install -s /bin", "bookworm", str(target)),
         ],
         check=True,

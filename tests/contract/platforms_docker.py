@@ -6,7 +6,7 @@ import io
 import itertools
 import tarfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -121,14 +121,17 @@ class DockerLab:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[DockerLab]:
-    """A lab with a network and a registry of its own; whatever was made in it is removed after."""
+def opened(folder: Path, packages: Sequence[str] = ()) -> Iterator[DockerLab]:
+    """A lab with a network and a registry of its own; whatever was made in it is removed after.
+
+    :param packages: Debian's, for the images beside busybox
+    """
     api = docker.APIClient(version="auto", timeout=60)
     name = f"phoenix-test-{uuid.uuid4().hex[:8]}"
     api.create_network(name, driver="bridge")
     try:
         with machinery.registry(folder) as port:
-            lab = DockerLab(api, machinery.busybox(folder), port, name)
+            lab = DockerLab(api, machinery.busybox(folder, packages), port, name)
             try:
                 yield lab
             finally:

@@ -50,7 +50,7 @@ def stack(postgres_server: PostgresServer) -> Iterator[Stack]:
 def _populate(stack: Stack, include: Path) -> None:
     for family in ("mini", "late"):
         windows = (OLD, NOW) if family == "mini" else (OLD,)
-        versions = [project.release(stack.catalog, include, family, window) for window in windows]
+        versions = [project.release(stack.catalog, family, window) for window in windows]
         for name, says in FLEETS.items():
             if says.get("family", "mini") == family:
                 FleetWorld(include, name).populate(*versions)

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from phoenix_fleet.catalog import Catalog
 from phoenix_fleet.config import Project
 from phoenix_fleet.domain.ladder import CLIMB
-from phoenix_fleet.domain.models import InstanceState, LaunchIntent
+from phoenix_fleet.domain.models import Artefact, InstanceState, LaunchIntent
 from phoenix_fleet.domain.windows import Version, Window
 from phoenix_fleet.rollout.deps import load
 from phoenix_fleet.steering import Steering
@@ -68,10 +68,10 @@ def write(root: Path) -> Path:
     return include
 
 
-def release(catalog: Catalog, include: Path, family: str, window: Window) -> Version:
-    """A released image of that window, held by no platform yet."""
+def release(catalog: Catalog, family: str, window: Window, artefact: Artefact | None = None) -> Version:
+    """A released image of that window; without an artefact of its own one for the fake platform, which has none yet."""
     image = catalog.images.open_candidate(family, window, "inputs", actor="test", run=f"seed/{family}/{window}")
-    catalog.images.add_artefact(family, image.version, artefact_of(family, image.version))
+    catalog.images.add_artefact(family, image.version, artefact or artefact_of(family, image.version))
     for rung in CLIMB[1:]:
         catalog.images.move(family, image.version, rung, actor="test")
     return image.version

@@ -260,7 +260,7 @@ def test_a_wait_for_a_release_outlives_the_triggerer_and_takes_what_then_is_rele
     run_id = begin(stack, world)
     until(lambda: stack.user.states(world.dag, run_id, "release") == ["deferred"], "the wait to be deferred")
     stack.kill("triggerer")
-    version = project.release(stack.catalog, stack.include, "late", NOW)
+    version = project.release(stack.catalog, "late", NOW)
     world.platform.add_image(built.artefact_of("late", version), "late", str(version))
     stack.revive("triggerer")
     assert stack.user.wait(world.dag, run_id) == "success"

@@ -120,8 +120,8 @@ def report(tally: Tally) -> str:
     lines = [
         "# The last campaign of the simulator",
         "",
-        "Written by `scripts/simulate`. Each seed is one fleet replaced by the real engine over the real SQL, with the",
-        "invariants judged by the truth of the fake world after every step and at every call.",
+        "Written by `scripts/simulator`. Each seed is one fleet replaced by the real engine over the real SQL, with",
+        "the invariants judged by the truth of the fake world after every step and at every call.",
         "",
         "| What | Figure |",
         "|---|---|",

@@ -1,6 +1,6 @@
 """The engine over a fake data centre: seeds that replay, stories on file, and a sample of many seeds.
 
-``PHOENIX_UPDATE_GOLDEN=1 pytest tests/simulator`` writes the stories anew; ``scripts/simulate`` plays any number of
+``PHOENIX_UPDATE_GOLDEN=1 pytest tests/simulator`` writes the stories anew; ``scripts/simulator`` plays any number of
 seeds.
 """
 

@@ -79,7 +79,7 @@ def waves(fleet: Fleet, planned: Any) -> list[Any]:
     for wave, name in enumerate(["canary", *(f"wave_{number}" for number in range(1, len(fleet.waves) + 1))]):
         with TaskGroup(name):
             slots = rollout.slots_of_wave.override(task_id="slots")(planned.output, wave)
-            replaced = replace(fleet, wave, planned.output, slots)
+            replaced = replace(fleet, wave, slots)
             if drawn:
                 drawn[-1] >> slots
             slots >> replaced

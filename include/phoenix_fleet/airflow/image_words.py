@@ -128,7 +128,7 @@ def stage(family: ImageFamily, staging: Fleet, candidate: Any) -> TaskGroup:
             staging.name, candidate
         )
         slots = rollout.slots_of_wave.override(task_id="slots")(opened, 0)
-        replaced = replace(staging, 0, opened, slots)
+        replaced = replace(staging, 0, slots)
         closed = rollout.close_rollout.override(task_id="close", trigger_rule="none_failed")(opened)
         measured = (
             prove.measure_staging.override(task_id="measure", max_active_tis_per_dagrun=1)
@@ -146,13 +146,12 @@ def judge(family: ImageFamily, stage_name: str, candidate: Any, expected: int) -
     return judging(stage_name, candidate, expected)
 
 
-def replace(fleet: Fleet, wave: int, planned: Any, slots: Any) -> Any:
+def replace(fleet: Fleet, wave: int, slots: Any) -> Any:
     """The mapped task of a wave: one task instance per replacement, labelled with the machine's name."""
     return ReplaceOperator.partial(
         task_id="replace",
         fleet=fleet.name,
         wave=wave,
-        planned=planned,
         max_active_tis_per_dagrun=fleet.max_in_flight,
         map_index_template=world.LABEL,
         pool="phoenix_instances",

@@ -34,13 +34,12 @@ class ReplaceOperator(BaseOperator):
     does out of order, twice, or after a failure is thereby refused, and a refusal is a failure with its reason.
     """
 
-    template_fields: Sequence[str] = ("planned", "batch")
+    template_fields: Sequence[str] = ("batch",)
 
-    def __init__(self, *, fleet: str, wave: int, planned: Any, batch: Any, **kwargs: Any) -> None:
+    def __init__(self, *, fleet: str, wave: int, batch: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.fleet = fleet
         self.wave = wave
-        self.planned = planned
         self.batch = batch
 
     def execute(self, context: Any) -> list[str]:
@@ -74,7 +73,7 @@ class ReplaceOperator(BaseOperator):
             world.project(),
             catalog,
             world.connections,
-            rollout_id=self.planned["rollout"],
+            rollout_id=self.batch["rollout"],
             log=self.log.info,
             workdir=world.workdir(context),
         )
@@ -119,7 +118,7 @@ class ReplaceOperator(BaseOperator):
         """Log what the first of this batch's slots waits for, and about how long; that is for people alone."""
         from phoenix_fleet.rollout.waits import told_of
 
-        told = told_of(catalog, self.planned["rollout"], self.batch["label"].split("…")[0])
+        told = told_of(catalog, self.batch["rollout"], self.batch["label"].split("…")[0])
         if told:
             self.log.info("%s", told)
 
@@ -140,7 +139,7 @@ class ReplaceOperator(BaseOperator):
         while True:
             try:
                 return catalog.rollouts.claim(
-                    self.planned["rollout"],
+                    self.batch["rollout"],
                     self.wave,
                     holder,
                     lease=held,

@@ -187,8 +187,12 @@ def _planned(catalog: Catalog, rollout_id: int, version: str) -> Planned:
 
 @task(trigger_rule="none_failed")
 def slots_of_wave(planned: Planned, wave: int) -> list[dict[str, Any]]:
-    """The wave's machines as batches for the mapped task: one machine each, or equal batches of very large waves."""
-    return batches((planned or {}).get("waves", {}).get(str(wave), []))
+    """The wave's machines as batches for the mapped task: one machine each, or equal batches of very large waves.
+
+    Each says all that its task must know, so that no task fetches the plan of the whole fleet.
+    """
+    planned = planned or {"rollout": None, "waves": {}}
+    return [{"rollout": planned["rollout"], **batch} for batch in batches(planned["waves"].get(str(wave), []))]
 
 
 def batches(slots: list[str]) -> list[dict[str, Any]]:

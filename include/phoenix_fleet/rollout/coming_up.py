@@ -13,7 +13,7 @@ from phoenix_fleet.domain.models import Backend, Instance, InstanceState, Launch
 from phoenix_fleet.rollout import readiness, retiring, watching
 from phoenix_fleet.rollout.checking import check_image, target_of_slot
 from phoenix_fleet.rollout.measuring import look_early, measure_all
-from phoenix_fleet.rollout.progress import LATER, SOON, Failing, Moved, Result, Waiting, pause, words
+from phoenix_fleet.rollout.progress import AT_ONCE, LATER, SOON, Failing, Moved, Result, Waiting, pause, soon, words
 from phoenix_fleet.rollout.replacement import Identity, Replacement, may_have_happened
 from phoenix_fleet.rollout.retiring import ASK_AGAIN
 
@@ -94,12 +94,12 @@ def ready(work: Replacement) -> Result:
     """Moved once the new instance runs, is the image it should be, and answers with its own SSH host key."""
     instance = work.see(_new(work).id)
     if instance is None:
-        return Waiting("the platform does not show it yet")
+        return Waiting("the platform does not show it yet", soon(work.elapsed))
     if not work.facts.get("seen"):
         work.note(seen=True)
     _still_ours(work, instance)
     if lacks := readiness.missing(instance, work.artefact.digest, work.deps.ssh_probe):
-        return Waiting(lacks)
+        return Waiting(lacks, soon(work.elapsed))
     return Moved(f"{instance.name} answers at {instance.address}", facts={"new": Identity.of(instance).facts()})
 
 
@@ -127,16 +127,17 @@ def admit(work: Replacement) -> Result:
         looks += 1
         if looks >= HEALTHY_LOOKS:
             return Moved(f"{instance.name} is in service")
+        # A whole second: the second look is worth something only if the balancer has checked again meanwhile.
         return Waiting(f"{instance.name} is healthy once", SOON, {"healthy_looks": looks})
     if status.state in (Backend.ABSENT, Backend.DRAINING):
         asked = work.since("admit_asked")
         if asked is not None and timedelta() <= asked < ASK_AGAIN:
-            return Waiting(f"{instance.name} is admitted, and {status.state} at the balancer so far", SOON)
+            return Waiting(f"{instance.name} is admitted, and {status.state} at the balancer so far", soon(asked))
         # Noted before the call: from now on "absent" may only mean that the balancer's reads lag behind.
         work.note(healthy_looks=0, admitted=True)
         work.act("admit", new, lambda: work.deps.balancer.admit(instance))
-        return Waiting(f"{instance.name} is admitted", SOON, {"admit_asked": work.now.isoformat()})
-    return Waiting(f"{instance.name} is {status.state} at the balancer", SOON, {"healthy_looks": 0})
+        return Waiting(f"{instance.name} is admitted", AT_ONCE, {"admit_asked": work.now.isoformat()})
+    return Waiting(f"{instance.name} is {status.state} at the balancer", soon(work.elapsed), {"healthy_looks": 0})
 
 
 def watch(work: Replacement) -> Result:

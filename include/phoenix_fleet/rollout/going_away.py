@@ -8,7 +8,7 @@ from phoenix_fleet.domain import planner
 from phoenix_fleet.domain.models import Backend, BackendStatus, Instance, InstanceState
 from phoenix_fleet.domain.planner import Decision
 from phoenix_fleet.rollout import retiring
-from phoenix_fleet.rollout.progress import LATER, SOON, Failing, Moved, Result, Waiting, pause, words
+from phoenix_fleet.rollout.progress import AT_ONCE, LATER, Failing, Moved, Result, Waiting, pause, soon, words
 from phoenix_fleet.rollout.replacement import Identity, Replacement, seen_since
 
 
@@ -36,13 +36,14 @@ def drain(work: Replacement) -> Result:
     if status.state is Backend.HEALTHY or not (idle or work.facts.get("drain_asked")):
         work.note(drain_asked=True)
         work.act("drain", old, lambda: work.deps.balancer.drain(instance))
-        return Waiting(f"{old.name} gets no new connections", SOON)
+        return Waiting(f"{old.name} gets no new connections", AT_ONCE)
     if status.connections == 0:
         return Moved(f"no connection is open on {old.name}")
-    if work.lasting("drained") >= work.fleet.drain.limit:
+    if (lasting := work.lasting("drained")) >= work.fleet.drain.limit:
         return _limit_reached(work, old, status.connections)
     limit = work.fleet.drain.limit
-    return Waiting(f"{status.connections} connections are open on {old.name}; {words(limit)} at most", pause(limit))
+    told = f"{status.connections} connections are open on {old.name}; {words(limit)} at most"
+    return Waiting(told, soon(lasting, pause(limit)))
 
 
 def _held(work: Replacement, refused: str) -> Result:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from phoenix_fleet.domain.steps import Step
 
+AT_ONCE = timedelta(seconds=0.1)
+"""Until the first look at something that may be over in a moment."""
 SOON = timedelta(seconds=1)
 """Between two looks at something that takes seconds."""
 LATER = timedelta(seconds=5)
@@ -107,6 +109,14 @@ def plain(error: Exception) -> str:
 def pause(whole: timedelta) -> timedelta:
     """How long to wait between two looks at something that takes that long: about ten looks, 1 s to 30 s apart."""
     return min(max(whole / 10, SOON), timedelta(seconds=30))
+
+
+def soon(passed: timedelta, most: timedelta = SOON) -> timedelta:
+    """How long until the next look at something under way for that long: a quarter of it, from 0.1 s to ``most``.
+
+    What is over in a moment is seen at once, and what takes long costs few looks more than one each ``most``.
+    """
+    return min(max(passed / 4, AT_ONCE), most)
 
 
 def words(duration: timedelta) -> str:

@@ -9,7 +9,7 @@ from phoenix_fleet.domain.errors import InUse, NotFound
 from phoenix_fleet.domain.models import Backend, Instance, InstanceState
 from phoenix_fleet.domain.planner import Decision
 from phoenix_fleet.rollout import gone
-from phoenix_fleet.rollout.progress import SOON, Failing, Waiting, pause, plain, words
+from phoenix_fleet.rollout.progress import AT_ONCE, SOON, Failing, Waiting, pause, plain, soon, words
 from phoenix_fleet.rollout.replacement import Identity, Replacement
 
 ASK_AGAIN = timedelta(seconds=30)
@@ -49,7 +49,7 @@ def retire(
     if work.facts.get(missing):
         work.note(**{missing: None})
     if look.instance.state is InstanceState.STOPPING:
-        return Waiting(look.message, SOON)
+        return Waiting(look.message, soon(work.elapsed))
     if difference := machine.difference(look.instance):
         raise Failing(f"what stands there is not {machine.name} any more: {difference}", hands_off=True)
     return _take_out(work, machine, look.instance, cut_after, allowed)
@@ -68,7 +68,7 @@ def _take_out(
         return waiting
     asked = work.since(f"asked {machine.id}")
     if asked is not None and timedelta() <= asked < ASK_AGAIN:
-        return Waiting(f"{machine.name} was told to terminate and is {instance.state}", SOON)
+        return Waiting(f"{machine.name} was told to terminate and is {instance.state}", soon(asked))
     if refused := _refused(allowed):
         return refused
     work.note(**{f"asked {machine.id}": work.now.isoformat()})
@@ -76,7 +76,7 @@ def _take_out(
         work.act("terminate", machine, lambda: work.deps.platform.terminate(machine.id))
     except NotFound as error:
         return Waiting(plain(error), SOON)
-    return Waiting(f"{machine.name} is told to terminate", SOON)
+    return Waiting(f"{machine.name} is told to terminate", AT_ONCE)
 
 
 def _refused(allowed: Callable[[], Decision] | None) -> Waiting | None:
@@ -100,7 +100,7 @@ def _take_traffic(
         if not noted:
             work.lasting(drained)
         work.act("drain", machine, lambda: work.deps.balancer.drain(instance))
-        return Waiting(f"{machine.name} gets no new connections", SOON)
+        return Waiting(f"{machine.name} gets no new connections", AT_ONCE)
     cut = bool(status.connections) and cut_after is not None and work.lasting(drained) >= cut_after
     if status.connections and not cut:
         limit = f"; {words(cut_after)} at most" if cut_after is not None else ""

@@ -75,6 +75,6 @@ def _runs(pid: int) -> bool:
 
 
 def test_a_replacement_that_airflow_ends_does_end() -> None:
-    operator = ReplaceOperator(task_id="replace", fleet="web", wave=0, planned={}, batch={})
+    operator = ReplaceOperator(task_id="replace", fleet="web", wave=0, batch={})
     with pytest.raises(SystemExit):
         operator.on_kill()

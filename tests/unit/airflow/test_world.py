@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from phoenix_fleet.airflow import world
-from phoenix_fleet.airflow.rollout import MAPPED_AT_MOST, batches
+from phoenix_fleet.airflow.rollout import MAPPED_AT_MOST, batches, slots_of_wave
 from phoenix_fleet.domain.errors import InvalidConfig, Refused, Unavailable
 
 
@@ -105,3 +105,16 @@ def test_outside_a_task_a_missing_connection_is_missing(monkeypatch: pytest.Monk
     monkeypatch.delattr(task_runner, "SUPERVISOR_COMMS", raising=False)
     with pytest.raises(InvalidConfig, match="nobody_has_this"):
         world.connections("nobody_has_this")
+
+
+def test_a_batch_says_all_that_its_task_must_know() -> None:
+    planned = {"rollout": 7, "waves": {"0": ["web-01"], "1": ["web-02", "web-03"]}, "version": "2026.11-1"}
+    assert slots_of_wave.function(planned, 1) == [
+        {"rollout": 7, "label": "web-02", "count": 1, "last": False},
+        {"rollout": 7, "label": "web-03", "count": 1, "last": True},
+    ]
+
+
+@pytest.mark.parametrize("planned", [None, {"rollout": None, "waves": {}, "version": "2026.11-1"}])
+def test_a_dry_run_has_no_batches(planned: Any) -> None:
+    assert slots_of_wave.function(planned, 0) == []
