@@ -32,8 +32,7 @@ def run(monkeypatch: pytest.MonkeyPatch, rollout_id: int, advance: Callable[[Any
         task_id="replace",
         fleet="web",
         wave=0,
-        planned={"rollout": rollout_id},
-        batch={"label": "web-01", "count": 1, "last": True},
+        batch={"rollout": rollout_id, "label": "web-01", "count": 1, "last": True},
     )
     monkeypatch.setattr(task, "_engine", lambda *_: engine)
     monkeypatch.setattr("phoenix_fleet.airflow.replace.die_with_parent", lambda: None)
@@ -77,5 +76,5 @@ def test_a_replacement_outlives_more_deaths_than_other_tasks() -> None:
 
     fleet = world.project().fleet("web")
     with DAG(dag_id="a", default_args={"retries": RETRIES}):
-        mapped = replace(fleet, 0, {"rollout": 1}, [{"label": "web-01", "count": 1, "last": True}])
+        mapped = replace(fleet, 0, [{"rollout": 1, "label": "web-01", "count": 1, "last": True}])
     assert mapped.partial_kwargs["retries"] == REPLACE_RETRIES > RETRIES
