@@ -12,9 +12,12 @@ import importlib
 import sys
 
 _HEAVY = (
+    "airflow.dag_processing.bundles.local",
+    "airflow.sdk.execution_time.cache",
     "alembic",
     "docker",
     "httpx",
+    "jinja2.ext",
     "pydantic",
     "ruamel.yaml",
     "sqlalchemy.orm",

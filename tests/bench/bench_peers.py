@@ -10,6 +10,7 @@ It takes the machine's Docker engine into a swarm of its own and out again. ``--
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -115,4 +116,5 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--report", action="store_true")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))  # whatever was started is ended on the way out
     sys.exit(main(given.sizes, given.rounds, report=given.report))

@@ -154,6 +154,7 @@ def replace(fleet: Fleet, wave: int, slots: Any) -> Any:
         wave=wave,
         max_active_tis_per_dagrun=fleet.max_in_flight,
         map_index_template=world.LABEL,
+        do_xcom_push=False,  # what it did is in the catalog; each call to Airflow's API costs a task 10 ms and more
         pool="phoenix_instances",
         retries=REPLACE_RETRIES,
         **calls_owners(fleet, "rollout-halted"),

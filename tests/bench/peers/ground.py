@@ -49,10 +49,10 @@ class Ground:
     releases: dict[str, Artefact]
 
     def machines(self) -> Counter[str]:
-        """How many containers there are of each release, in whatever state."""
+        """How many containers run of each release. (A swarm keeps some that have ended, for its history.)"""
         known = {artefact.digest: version for version, artefact in self.releases.items()}
         found: Counter[str] = Counter()
-        for each in self.lab.api.containers(all=True):
+        for each in self.lab.api.containers():
             digest = str(each["Image"]).partition("@")[2]
             if digest in known:
                 found[known[digest]] += 1
