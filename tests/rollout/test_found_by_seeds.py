@@ -108,3 +108,32 @@ def test_of_two_in_service_in_one_slot_one_makes_room(stage: Stage) -> None:
     rollout = scene.open()
     assert scene.run(rollout).state is RolloutState.DONE
     assert scene.versions() == {slot: [str(NEW)] for slot in scene.fleet.slots}
+
+
+def test_what_is_out_of_service_for_long_goes_before_its_successor_where_nothing_else_makes_room(stage: Stage) -> None:
+    """One slot has its new instance beside the old one, which the floor holds as long as another slot is idle."""
+    scene = stage(max_surge="1", max_unavailable="0")
+    scene.seed("web-03", NEW, attempt=9)
+    (idle,) = [each for each in scene.platform.list_instances("web") if each.slot == "web-02"]
+    scene.balancer.remove(idle)
+    rollout = scene.open()
+    assert [each.slot for each in scene.catalog.rollouts.slots(rollout.id)] == ["web-02", "web-03", "web-01"]
+    assert scene.run(rollout).state is RolloutState.DONE
+    made = [(call.method, call.subject) for call in scene.platform.calls() if call.method in ("launch", "terminate")]
+    assert made.index(("terminate", idle.id)) < [method for method, _ in made].index("launch", 4)
+    scene.check_at_rest()
+
+
+def test_what_somebody_gave_to_another_fleet_is_not_touched_any_more(stage: Stage) -> None:
+    """The new instance is retagged in its watch time: the replacement fails, and its clean-up leaves it alone."""
+    scene = stage(size=1, timeouts={"admit": "1m"})
+    rollout = scene.open()
+    engine = scene.engine(rollout)
+    ticket = scene.claim(engine, 0, scene.holder())
+    assert ticket is not None
+    scene.drive(engine, ticket, until=lambda progress: progress.state == "moved" and str(progress.step) == "admit")
+    new = scene.catalog.rollouts.slot(rollout.id, ticket.seq).new_instance
+    scene.platform.retag(new, fleet="lab")
+    with pytest.raises(StepFailed, match="belongs to lab, not web"):
+        scene.drive(engine, ticket)
+    assert new not in [call.subject for call in scene.platform.calls("terminate")]

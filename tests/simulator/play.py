@@ -426,8 +426,24 @@ class Play:
                 self.say(f"alice terminates {machine.now.name}")
                 self.world.tell_server(machine, Backend.ABSENT)
                 self.world.set_state(machine, InstanceState.GONE)
+        self._undo_doubles()
         self._admit_by_hand()
         self.after(60.0, self.open)
+
+    def _undo_doubles(self) -> None:
+        """What serves on the release is never taken (I13), so a person takes one of two that people put in one slot."""
+        for slot in self.fleet.slots:
+            there = [
+                each
+                for each in self.world.roster.values()
+                if each.ours and (each.now.fleet, each.now.slot) == (self.fleet.name, slot)
+                if each.now.state is InstanceState.RUNNING and each.now.version == self.laws.target
+            ]
+            doubles = [each for each in there if each.marks_since > 0 or each.now.id in self.laws.outsiders]
+            for machine in doubles[: len(there) - 1]:
+                self.say(f"alice terminates {machine.now.name}")
+                self.world.tell_server(machine, Backend.ABSENT)
+                self.world.set_state(machine, InstanceState.GONE)
 
     def _admit_by_hand(self) -> None:
         """Where the brake would stop every rollout, a person first lets what runs serve again."""

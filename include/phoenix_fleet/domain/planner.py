@@ -37,6 +37,7 @@ __all__ = [
     "check_floor",
     "check_surge",
     "check_whole",
+    "crowded",
     "find_fault",
     "find_left_over",
     "in_flight_limit",
@@ -47,6 +48,8 @@ __all__ = [
 ]
 
 EMPTY_SLOT = "empty slot"
+MOST_NAMED = 5
+"""So many are named where many could be."""
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -54,9 +57,9 @@ def plan(shape: FleetShape, target: Target, observed: Observed, now: datetime, o
     """What a rollout of ``target`` would do to the fleet; ``only`` limits it to those slots (none named: all).
 
     Where another instance stands beside the old one already comes first, new or left over: that gives back the room
-    it takes. Empty slots follow, then what is out of service; there nothing is lost. The others follow zone by zone,
-    the zone of the oldest first, and within it host by host: what runs the wrong image before what is only too old,
-    oldest first.
+    it takes, unless the floor holds the old one there. Empty slots follow, then what is out of service; there nothing
+    is lost. Then come those that the floor held. The others follow zone by zone, the zone of the oldest first, and
+    within it host by host: what runs the wrong image before what is only too old, oldest first.
 
     :raises InvalidConfig: if ``only`` names a slot that the fleet does not have.
     """
@@ -111,11 +114,11 @@ def _in_order(views: Sequence[SlotView], shape: FleetShape, target: Target, obse
             return 0, LONG_AGO, "", LONG_AGO, "", False, LONG_AGO
         if view.new is not None:
             # What only has to take something out makes the room that launches elsewhere may be waiting for; but where
-            # the floor holds it there, it waits for those launches.
+            # the floor holds it there, it waits until more are in service.
             may_go = check_floor(shape.size, shape.budget.max_unavailable, observed, old.id).allowed
-            return (0 if may_go else 2), LONG_AGO, "", LONG_AGO, "", False, LONG_AGO
+            return (0 if may_go else 3), LONG_AGO, "", LONG_AGO, "", False, LONG_AGO
         if not view.serves:
-            return 3, LONG_AGO, old.zone, LONG_AGO, old.host, False, _born(old)
+            return 2, LONG_AGO, old.zone, LONG_AGO, old.host, False, _born(old)
         oldest = hosts[old.zone, old.host]
         return 4, zones[old.zone], old.zone, oldest, old.host, not _wrong_image(old, target), _born(old)
 
@@ -320,6 +323,14 @@ def check_surge(shape: FleetShape, observed: Seen) -> Decision:
     if live + 1 > most:
         return Decision(False, f"{live} instances are not gone yet, and {most} are the most allowed")
     return Decision(True, f"{live} of at most {most} instances are there")
+
+
+def crowded(shape: FleetShape, observed: Observed) -> str:
+    """Which slots hold more than one instance that is not gone, in words; empty if none does."""
+    living = Counter(each.slot for each in observed.instances if each.state is not InstanceState.GONE)
+    several = [f"{living[slot]} in {slot}" for slot in shape.slots if living[slot] > 1]
+    more = f" and {len(several) - MOST_NAMED} more slots" if len(several) > MOST_NAMED else ""
+    return ", ".join(several[:MOST_NAMED]) + more
 
 
 def find_left_over(

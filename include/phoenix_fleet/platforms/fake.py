@@ -190,6 +190,11 @@ class Driver(fakeworld.Faults, Platform):
             fakeworld.put(machine["timeline"], self.world.now(), str(state))
             machine.update(reads_left=0, fate=str(state), message=message)
 
+    def retag(self, instance_id: str, **marks: str) -> None:
+        """Somebody changed marks of that machine by hand: its ``fleet``, ``slot``, ``version`` or ``owner``."""
+        with self.world.transaction() as data:
+            _machines(data)[instance_id].update(marks)
+
     def machines(self) -> dict[str, dict[str, Any]]:
         """The truth without lag or reading effects: every machine ever, by id, with its ``state`` now and its marks."""
         with self.world.transaction() as data:

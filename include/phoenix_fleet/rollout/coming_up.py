@@ -19,6 +19,8 @@ from phoenix_fleet.rollout.retiring import ASK_AGAIN
 
 HEALTHY_LOOKS = 2
 """How often in a row the balancer must say healthy."""
+IDLE_FOR = timedelta(minutes=2)
+"""So long the instance that goes out must have been out of service before it goes to make room for its successor."""
 LONGEST_GAP = timedelta(seconds=90)
 """A watch in which nobody looked for longer than this has seen nothing, and starts anew."""
 
@@ -38,7 +40,9 @@ def launch(work: Replacement) -> Result:
         if not decision.allowed:
             if in_the_way := _left_over(work, observed):
                 return _make_room(work, in_the_way)
-            return Waiting(f"no room for another instance: {decision.reason}", LATER)
+            crowded = planner.crowded(work.shape, observed)
+            where = f"; there are {crowded}" if crowded else ""
+            return Waiting(f"no room for another instance: {decision.reason}{where}", LATER)
     # A token that the platform has seen gives the same machine again, so after a crash this is adoption.
     wanted = Identity(work.name, intent.name, work.name, intent.token, intent.version)
     try:
@@ -57,8 +61,8 @@ def launch(work: Replacement) -> Result:
 
 
 def _left_over(work: Replacement, observed: Observed) -> Identity | None:
-    """What came to no end in this slot or in one that waits, and takes the room; nobody else is at that slot."""
-    found = _find_left_over(work, observed)
+    """What takes the room for nothing; nobody else is at its slot."""
+    found = _find_left_over(work, observed) or _idle_old(work, observed)
     if found is None:
         return None
     work.note(in_the_way=Identity.of(found).facts())
@@ -66,23 +70,34 @@ def _left_over(work: Replacement, observed: Observed) -> Identity | None:
 
 
 def _find_left_over(work: Replacement, observed: Observed) -> Instance | None:
+    """What came to no end in this slot or in one that waits."""
     spared = work.deps.catalog.rollouts.begun(work.rollout.id) - {work.name}
     kept = work.old.id if work.old else ""
     return planner.find_left_over(work.shape, target_of_slot(work), observed, work.now, spared, kept)
+
+
+def _idle_old(work: Replacement, observed: Observed) -> Instance | None:
+    """The very instance that goes out, if it has been out of service for long and nobody else will make room."""
+    old = observed.find(work.old.id) if work.old else None
+    alone = len(work.deps.catalog.rollouts.under_way(work.rollout.id)) == 1
+    if old is None or not alone or observed.serves(old) or old.state is not InstanceState.RUNNING:
+        return None
+    return old if work.lasting("old idle") >= IDLE_FOR else None
 
 
 def _make_room(work: Replacement, left_over: Identity) -> Waiting:
     """Until it is gone for certain: a listing that leaves it out makes no room."""
 
     def allowed() -> Decision:
-        found = _find_left_over(work, work.observe())
+        observed = work.observe()
+        found = _find_left_over(work, observed) or _idle_old(work, observed)
         if found is not None and found.id == left_over.id:
-            return Decision(True, "it serves nobody")
+            return Decision(True, "nobody misses it")
         work.note(in_the_way=None)
-        return Decision(False, f"{left_over.name} is not left over any more")
+        return Decision(False, f"{left_over.name} is not in the way any more")
 
     waiting = retiring.retire(work, left_over, seen=True, allowed=allowed)
-    return waiting or Waiting(f"{left_over.name}, left over in {left_over.slot}, is gone", facts={"in_the_way": None})
+    return waiting or Waiting(f"{left_over.name}, in the way in {left_over.slot}, is gone", facts={"in_the_way": None})
 
 
 def _frozen(intent: LaunchIntent) -> dict[str, Any]:

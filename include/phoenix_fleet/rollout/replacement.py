@@ -45,12 +45,23 @@ class Identity:
     version: str
     address: str = ""
     launched_at: str = ""
+    fleet: str = ""
+    """Whose it is; empty for one that was never read."""
 
     @classmethod
     def of(cls, instance: Instance) -> Identity:
         """The identity of an instance as it was read."""
         born = instance.launched_at.isoformat() if instance.launched_at else ""
-        return cls(instance.id, instance.name, instance.slot, instance.token, instance.version, instance.address, born)
+        return cls(
+            instance.id,
+            instance.name,
+            instance.slot,
+            instance.token,
+            instance.version,
+            instance.address,
+            born,
+            instance.fleet,
+        )
 
     def facts(self) -> dict[str, str]:
         """As JSON-able data."""
@@ -71,6 +82,8 @@ class Identity:
             for name in ("id", "slot", "token", "version")
             if getattr(now, name) != getattr(self, name)
         ]
+        if self.fleet and self.fleet != now.fleet:
+            differing.append(f"it belongs to {now.fleet or 'nobody'}, not {self.fleet}")
         if self.launched_at and now.launched_at and self.launched_at != now.launched_at:
             differing.append(f"it was launched at {now.launched_at}, not {self.launched_at}")
         return "; ".join(differing)
