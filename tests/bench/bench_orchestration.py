@@ -123,7 +123,9 @@ def _warm_up(stack: Stack, size: int) -> None:
 
 def _measure(stack: Stack, size: int) -> Figures:
     alone = _alone(stack, FleetWorld(stack.include, f"alone-{size}"))
-    dag_id, before = f"fleet.airflow-{size}", _cpu_seconds(stack)
+    dag_id = f"fleet.airflow-{size}"
+    stack.user.wait_for_dags([dag_id], seconds=60)  # now and then Airflow has forgotten one until it parses again
+    before = _cpu_seconds(stack)
     run_id = stack.user.trigger(dag_id, {"reason": "a benchmark", "window": str(NOW)})
     until(lambda: stack.user.state(dag_id, run_id) in ("success", "failed"), dag_id, seconds=LONGEST_SECONDS)
     run, tasks = stack.user.run(dag_id, run_id), stack.user.tasks(dag_id, run_id)

@@ -85,7 +85,9 @@ def _compete(contestant: Contestant, who: str, found: telling.Found) -> None:
     """Every size in every round, and then the two that go wrong."""
     _race(contestant, who, found)
     for name, release, paths in ((f"{who}-slow", NEW, (QUICK, SLOW)), (f"{who}-bad", BAD, (QUICK,))):
-        found.hazards[contestant.name, name.rpartition("-")[2]] = _one(contestant, name, HAZARD_SIZE, release, paths)
+        seen = _one(contestant, name, HAZARD_SIZE, release, paths)
+        found.hazards[contestant.name, name.rpartition("-")[2]] = seen
+        print(f"{name}: {seen}", flush=True)
 
 
 def _race(contestant: Contestant, who: str, found: telling.Found) -> None:

@@ -15,6 +15,8 @@ from tests.contract import machinery
 HEALTH_SECONDS = 0.5
 """Between two of its health checks. Each starts a process in the machine: more of them would slow down all else."""
 PATIENCE = 120.0
+GIVE_UP = 60.0
+"""Seconds after which an update that does not end has not ended: Swarm itself goes on trying."""
 GATEWAY = "docker_gwbridge"
 """The network that a swarm leaves behind."""
 
@@ -75,7 +77,7 @@ class Swarm(Contestant):
         machinery.output(
             ["docker", "service", "update", "--detach", "--quiet", "--no-resolve-image", "--image", reference, name]
         )
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + GIVE_UP
         while (state := self._state(name)) in ("", "updating") and time.monotonic() < give_up:
             time.sleep(0.05)
         if state == "completed":
