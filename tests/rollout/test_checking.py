@@ -87,7 +87,7 @@ def test_waiting_for_the_floor_ends_in_a_failure(stage: Stage) -> None:
 
 
 def test_what_an_earlier_attempt_left_over_is_retired_first(stage: Stage) -> None:
-    scene = stage()
+    scene = stage(max_surge="2")  # so there is room enough with it
     left_over = scene.seed("web-01", NEW, attempt=50, admit=False)
     assert scene.run(scene.open()).state is RolloutState.DONE
     assert left_over not in scene.living()

@@ -115,7 +115,7 @@ def test_what_is_out_of_service_for_long_goes_before_its_successor_where_nothing
     scene = stage(max_surge="1", max_unavailable="0")
     scene.seed("web-03", NEW, attempt=9)
     (idle,) = [each for each in scene.platform.list_instances("web") if each.slot == "web-02"]
-    scene.balancer.remove(idle)
+    scene.balancer.set_health(idle.name, False)
     rollout = scene.open()
     assert [each.slot for each in scene.catalog.rollouts.slots(rollout.id)] == ["web-02", "web-03", "web-01"]
     assert scene.run(rollout).state is RolloutState.DONE
