@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx
+
 from lab import traffic
 from lab.api import ENDED
 from lab.older import FAMILY
 from phoenix_fleet.catalog import Catalog
 from phoenix_fleet.catalog.records import EventRecord, SlotRecord
 from phoenix_fleet.config import Project
+from phoenix_fleet.domain.errors import PhoenixError
 from phoenix_fleet.domain.windows import Version, Window
 from tests.chaos.blows import Blow, Part
 from tests.chaos.dealing import Dealer, Dealt
@@ -35,7 +38,8 @@ GIVE_UP = 300.0
 """Seconds without any progress after which nothing more is expected of a run."""
 AT_THE_STEP = 20.0
 """Seconds to wait for a replacement to get to the step that a blow is meant for."""
-_MOST_EVENTS = 5000
+_LAST_EVENTS, _MOST_EVENTS = 200, 5000
+"""How many are looked at again and again, and at the end of a rollout."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class Outcome:
     leaks: list[str] = field(default_factory=list)
     births: Births = field(default_factory=Births)
     restarts: dict[str, int] = field(default_factory=dict)
+    out_of_time: bool = False
+    """Whether fewer blows were dealt because the time that it was given was over."""
     missed: int = 0
     """Blows that found nothing to strike and were dealt later."""
     traffic: dict[str, Any] = field(default_factory=dict)
@@ -82,7 +88,8 @@ class Outcome:
         """Every promise that did not hold, in words."""
         failed = self.traffic.get("failed", 0)
         lost = [f"{failed} requests failed: {self.traffic.get('reasons')}"] if failed else []
-        short = [] if len(self.struck) >= self.asked else [f"{len(self.struck)} of {self.asked} blows were dealt"]
+        whole = self.out_of_time or len(self.struck) >= self.asked
+        short = [] if whole else [f"{len(self.struck)} of {self.asked} blows were dealt"]
         return [*self.faults, *self.leaks, *lost, *short]
 
 
@@ -111,7 +118,15 @@ class Campaign:
             self.outcome.births = watcher.births
             while self._left and not self.outcome.faults and time.monotonic() < self._until:
                 window = window.next()
-                self._roll_out(releases, window)
+                try:
+                    self._roll_out(releases, window)
+                except (
+                    TimeoutError,
+                    PhoenixError,
+                    httpx.HTTPError,
+                ) as error:  # what was seen so far is told all the same
+                    self.outcome.faults.append(f"the rollout for {window} stopped: {error}")
+        self.outcome.out_of_time = time.monotonic() >= self._until
         self.outcome.restarts = dict(supervisor.restarts)
         self._lab.stop_traffic()
         self._conclude(time.monotonic() - began)
@@ -153,7 +168,7 @@ class Campaign:
 
     def _judge(self, version: Version, run_id: str, began: datetime) -> None:
         ended, state = datetime.now(UTC), self._records.state(run_id)
-        moved = [event.at for event in self._progress(began)]
+        moved = [event.at for event in self._progress(began, _MOST_EVENTS)]
         standstill = longest_standstill([began, *moved, ended], self._stops)
         self.outcome.runs.append(Ran(version, state, (ended - began).total_seconds(), standstill))
         self._lab.log(f"{version}: {state}, stood still for {standstill:.0f} s at most")
@@ -241,8 +256,8 @@ class Campaign:
 
     # What is seen
 
-    def _progress(self, since: datetime) -> list[EventRecord]:
-        seen: list[EventRecord] = patiently(lambda: self._catalog.events.list_events(limit=_MOST_EVENTS), [])
+    def _progress(self, since: datetime, limit: int = _LAST_EVENTS) -> list[EventRecord]:
+        seen: list[EventRecord] = patiently(lambda: self._catalog.events.list_events(limit=limit), [])
         return [event for event in seen if event.at >= since and is_progress(event)]
 
     def _where(self) -> str:

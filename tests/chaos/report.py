@@ -34,6 +34,7 @@ def render(outcome: Outcome, parts: dict[str, str]) -> str:
     blows = tally([struck.dealt.blow for struck in outcome.struck])
     taken = [struck.recovery for struck in outcome.struck if struck.recovery is not None]
     sent = outcome.traffic
+    over = " before its time was up" if outcome.out_of_time else ""
     lines = [
         "# A campaign on real processes",
         "",
@@ -48,8 +49,8 @@ def render(outcome: Outcome, parts: dict[str, str]) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| Blows | {len(outcome.struck)} of {outcome.asked}: {blows[Act.KILL]} SIGKILL, {blows[Act.STOP]} SIGSTOP"
-        f" and SIGCONT, {blows[Act.CUT]} cuts of sessions |",
+        f"| Blows | {len(outcome.struck)} of {outcome.asked}{over}: {blows[Act.KILL]} SIGKILL,"
+        f" {blows[Act.STOP]} SIGSTOP and SIGCONT, {blows[Act.CUT]} cuts of sessions |",
         f"| Rollouts that ended well | {sum(ran.state == 'success' for ran in outcome.runs)} of {len(outcome.runs)},"
         f" {len(outcome.births.tokens)} instances launched |",
         f"| Requests | {sent.get('sent', 0)} sent, {sent.get('failed', 0)} failed; p50 {sent.get('p50_ms')} ms,"
