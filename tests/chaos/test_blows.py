@@ -56,3 +56,9 @@ def test_sessions_are_cut_and_processes_are_not() -> None:
 def test_a_tally_counts_by_act() -> None:
     blows = [Blow(1, Act.KILL, Part.TASK, 1.0, None), Blow(2, Act.CUT, Part.CATALOG, 1.0, None)]
     assert tally(blows) == {Act.KILL: 1, Act.STOP: 0, Act.CUT: 1}
+
+
+def test_the_sample_has_ten_kinds_of_blows() -> None:
+    from tests.chaos.test_chaos import BLOWS, SEED
+
+    assert len({blow.kind for blow in draw(SEED, BLOWS, lease=LEASE)}) == BLOWS
