@@ -92,11 +92,14 @@ class Dealer:
         pid = _until(lambda: self._airflow.processes.pid(f"airflow-{component}"))
         if pid is None:
             return component, []
-        offspring = [child.pid for child in psutil.Process(pid).children(recursive=True)]
+        try:
+            offspring = [child.pid for child in psutil.Process(pid).children(recursive=True)]
+            if blow.act is Act.KILL and blow.part is not Part.HOST:
+                self._airflow.orphan(pid)
+        except psutil.NoSuchProcess:  # it had just ended by itself; the blow falls another time
+            return component, []
         if blow.part is Part.HOST:
             return f"{component} and {len(offspring)} below it", [pid, *offspring]
-        if blow.act is Act.KILL:
-            self._airflow.orphan(pid)
         return component, [pid]
 
 
