@@ -148,6 +148,7 @@ def test_a_scheduler_killed_and_restarted_runs_a_task_twice_on_one_set_of_machin
     world = fleet("restart")
     run_id = begin(stack, world)
     first = at_step(stack, world, Step.READY)
+    stack.freeze_in_transaction("scheduler")
     stack.kill("scheduler")
     assert alive(first["pid"]), "the worker and its task outlive their scheduler"
     stack.revive("scheduler")
