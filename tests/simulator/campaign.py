@@ -79,7 +79,8 @@ def results(first: int, seeds: int, processes: int) -> Iterator[Result]:
     if processes == 1:
         yield from map(one, numbers)
         return
-    with multiprocessing.get_context("fork").Pool(processes) as pool:
+    # Spawned: a fork of a process with threads (Airflow's, in a test run) may inherit a lock that nobody frees.
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
         yield from pool.imap_unordered(one, numbers, chunksize=CHUNK)
 
 
