@@ -168,4 +168,20 @@ MUTANTS = (
         "2 * dark <= shape.size or",
         (f"{_BRAKE}test_both_figures_come_from_the_file",),
     ),
+    Mutant(
+        "left-over-of-a-slot-in-hand",
+        "I13: where a replacement is under way or done nothing is left over",
+        "domain/planner.py",
+        "if shared[slot] < 2 or slot in spared:",
+        "if shared[slot] < 2:",
+        ("unit/domain/test_planner.py::test_what_is_in_hand_is_never_left_over",),
+    ),
+    Mutant(
+        "left-over-below-the-floor",
+        "I3: a left-over in service goes only if the floor holds without it",
+        "domain/planner.py",
+        "if len(serving) < 2:",
+        "if len(serving) < 1:",
+        ("unit/domain/test_planner.py::test_the_only_one_in_service_is_never_left_over",),
+    ),
 )

@@ -9,6 +9,8 @@ _AWAY = "rollout/test_going_away.py::"
 _CHECKING = "rollout/test_checking.py::"
 _BRAKE = "rollout/test_brake.py::"
 _GOLDEN = "rollout/test_golden.py::"
+_SEEDS = "rollout/test_found_by_seeds.py::"
+_RATIONING = "rollout/test_rationing.py::"
 
 MUTANTS = (
     Mutant(
@@ -330,5 +332,45 @@ MUTANTS = (
         "if each.token == intent.token:",
         "if each.slot == intent.slot:",
         ("rollout/test_tickets.py::test_a_call_whose_outcome_was_never_written_is_settled_by_what_is_seen",),
+    ),
+    Mutant(
+        "left-overs-keep-their-room",
+        "I16: what came to no end makes room for the launch that waits for it",
+        "rollout/coming_up.py",
+        "found = _find_left_over(work, observed) or _idle_old(work, observed)\n    if found is None:",
+        "found = _idle_old(work, observed)\n    if found is None:",
+        (f"{_SEEDS}test_a_left_over_that_turns_up_later_makes_room_too",),
+    ),
+    Mutant(
+        "idle-old-one-keeps-its-room",
+        "I16: an old one out of service for long makes room for its successor",
+        "rollout/coming_up.py",
+        "return old if work.lasting(\"old idle\") >= IDLE_FOR else None",
+        "return None",
+        (f"{_SEEDS}test_what_is_out_of_service_for_long_goes_before_its_successor_where_nothing_else_makes_room",),
+    ),
+    Mutant(
+        "another-fleets-is-ours",
+        "I8: what somebody gave to another fleet is not ours any more",
+        "rollout/replacement.py",
+        "if self.fleet and self.fleet != now.fleet:",
+        "if False:",
+        (f"{_SEEDS}test_what_somebody_gave_to_another_fleet_is_not_touched_any_more",),
+    ),
+    Mutant(
+        "launches-not-rationed-at-the-launch",
+        "I21: the platform's quota, for two that look in the same moment",
+        "rollout/coming_up.py",
+        "allowed=rationing.check_ration(work, intent.token),",
+        "allowed=None,",
+        (f"{_RATIONING}test_two_that_stand_before_the_launch_do_not_share_the_last_place",),
+    ),
+    Mutant(
+        "old-one-out-before-the-quota-allows-the-new",
+        "I3: nothing is taken out for a launch that the quota forbids",
+        "rollout/checking.py",
+        "if view.new is None and (rationed := rationing.find_rationed(work)):",
+        "if view.old is None and (rationed := rationing.find_rationed(work)):",
+        (f"{_RATIONING}test_who_waits_says_for_what_and_until_when_and_everything_serves_meanwhile",),
     ),
 )

@@ -13,7 +13,7 @@ from phoenix_fleet.catalog import canonical
 from phoenix_fleet.catalog.database import Database, Transaction
 from phoenix_fleet.catalog.holding import check_ticket, held
 from phoenix_fleet.catalog.records import Action, IntentRecord, Outcome, Ticket
-from phoenix_fleet.catalog.schema import INTENTS
+from phoenix_fleet.catalog.schema import INTENTS, ROLLOUTS
 from phoenix_fleet.domain.errors import IntentMismatch, InvalidConfig, NotFound, Refused
 
 _CLEAN_UP = ("remove", "drain", "terminate")
@@ -35,6 +35,17 @@ _TOLD_TO_TERMINATE = select(INTENTS.c.target, INTENTS.c.params).where(
     or_(INTENTS.c.ended_at.is_(None), INTENTS.c.ended_at >= bindparam("since")),
     or_(INTENTS.c.outcome.is_(None), INTENTS.c.outcome != "failed"),
 )
+_LAUNCHES = (
+    select(INTENTS.c.begun_at, INTENTS.c.token)
+    .join(ROLLOUTS, ROLLOUTS.c.id == INTENTS.c.rollout_id)
+    .where(
+        INTENTS.c.action == "launch",
+        or_(INTENTS.c.ended_at.is_(None), INTENTS.c.ended_at > bindparam("since")),
+        INTENTS.c.begun_at > bindparam("since"),
+        ROLLOUTS.c.fleet == bindparam("fleet"),
+    )
+)
+"""By the end of the call first, which an index knows: no call ends before it begins."""
 
 
 class IntentStore:
@@ -122,6 +133,17 @@ class IntentStore:
         with self._database.look() as connection:
             told = connection.execute(_TOLD_TO_TERMINATE, {"since": since})
             return {target: str(params.get("token") or "") for target, params in told}
+
+    def launches(self, fleet: str, since: datetime, tx: Transaction | None = None) -> list[tuple[datetime, str]]:
+        """When each launch for that fleet's rollouts was begun after that moment, and its idempotency token.
+
+        :param tx: look within this transaction instead of one of its own.
+        """
+        asked = {"fleet": fleet, "since": since}
+        if tx is not None:
+            return [(begun, token) for begun, token in tx.connection.execute(_LAUNCHES, asked)]
+        with self._database.look() as connection:
+            return [(begun, token) for begun, token in connection.execute(_LAUNCHES, asked)]
 
     def list_intents(self, purpose: str | None = None) -> list[IntentRecord]:
         """All intents of that purpose (``rollout-17``), or of all, oldest first."""

@@ -26,7 +26,10 @@ class Platform(ABC):
     """What a fleet or image file may say about this platform. It has a ``connection`` where one is needed."""
 
     limits: ClassVar[Quota] = Quota()
-    """What the platform itself bounds, for the pacer to reckon with; a fleet file may say less. Default: nothing."""
+    """What the platform itself bounds, for the pacer and the launches to keep to; a fleet file may say less.
+
+    Default: nothing.
+    """
 
     def __init__(self, settings: Any, connections: Connections) -> None:
         self.settings = settings

@@ -9,7 +9,7 @@ from phoenix_fleet.domain.errors import Blind
 from phoenix_fleet.domain.fleets import Decision, Observed, SlotView, Target
 from phoenix_fleet.domain.models import Instance, InstanceState
 from phoenix_fleet.domain.steps import Step
-from phoenix_fleet.rollout import neighbours, retiring
+from phoenix_fleet.rollout import neighbours, rationing, retiring
 from phoenix_fleet.rollout.planning import artefact_of, calendar_of, good_enough, target_of
 from phoenix_fleet.rollout.progress import (
     LATER,
@@ -56,6 +56,8 @@ def check(work: Replacement) -> Result:
     decision = _check_domain(work, view, observed)
     if not decision.allowed:
         return Waiting(decision.reason, LATER)
+    if view.new is None and (rationed := rationing.find_rationed(work)):
+        return rationed
     return _begin(work, view)
 
 

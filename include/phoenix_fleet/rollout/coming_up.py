@@ -10,7 +10,7 @@ from phoenix_fleet.domain import planner
 from phoenix_fleet.domain.errors import TransientError
 from phoenix_fleet.domain.fleets import Decision, Observed
 from phoenix_fleet.domain.models import Backend, Instance, InstanceState, LaunchIntent
-from phoenix_fleet.rollout import readiness, retiring, watching
+from phoenix_fleet.rollout import rationing, readiness, retiring, watching
 from phoenix_fleet.rollout.checking import check_image, target_of_slot
 from phoenix_fleet.rollout.measuring import look_early, measure_all
 from phoenix_fleet.rollout.progress import AT_ONCE, LATER, SOON, Failing, Moved, Result, Waiting, pause, soon, words
@@ -47,8 +47,15 @@ def launch(work: Replacement) -> Result:
     wanted = Identity(work.name, intent.name, work.name, intent.token, intent.version)
     try:
         born = work.act(
-            "launch", wanted, lambda: work.deps.platform.launch(intent), params=_frozen(intent), token=intent.token
+            "launch",
+            wanted,
+            lambda: work.deps.platform.launch(intent),
+            params=_frozen(intent),
+            token=intent.token,
+            allowed=rationing.check_ration(work, intent.token),
         )
+    except rationing.Rationed as error:
+        return rationing.waiting(work, error)
     except TransientError as error:
         if may_have_happened(error):
             work.note(launch_unanswered=True)

@@ -22,6 +22,7 @@ from phoenix_fleet.rollout.planning import brake_of, observe, shape_of
 from phoenix_fleet.rollout.progress import Failing
 
 if TYPE_CHECKING:
+    from phoenix_fleet.catalog.database import Transaction
     from phoenix_fleet.catalog.records import Action, Outcome, RolloutRecord, SlotRecord, Ticket
 
 Reply = TypeVar("Reply")
@@ -293,11 +294,13 @@ class Replacement:
         *,
         params: Mapping[str, Any] | None = None,
         token: str = "",
+        allowed: Callable[[Transaction], None] | None = None,
     ) -> Reply:
         """Make a call that changes something: intent, call, outcome. The call's errors are raised through.
 
         :param params: what the intent says. Default: which instance.
         :param token: the call's own idempotency token, where it has one.
+        :param allowed: raises, in the intent's transaction, if the call may not be made now.
         :raises Fenced: the ticket no longer holds; nothing was called.
         :raises Halted: the rollout is halted; nothing was called.
         :raises Failing: the call raised what no driver may raise, so nothing is known.
@@ -311,6 +314,7 @@ class Replacement:
             ticket=self.ticket,
             purpose=self.rollout.purpose,
             token=token,
+            allowed=allowed,
         )
         try:
             reply = call()
