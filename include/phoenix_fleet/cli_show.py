@@ -66,7 +66,7 @@ def fleet_status(catalog: Catalog, name: str, fleet: Fleet | None, now: datetime
         raise NotFound(f"There is no fleet '{name}': no file and no rollout has that name.")
     last = rollouts[0] if rollouts else None
     family = fleet.family if fleet else rollouts[0].family
-    released = catalog.images.newest_released(family)
+    released = catalog.blocks.newest_good(name, family)  # a blocked one is not what the fleet is to have
     slots = catalog.rollouts.slots(last.id) if last else []
     waits = {each.slot: each for each in (waits_of(catalog, last, slots, now) if last else ())}
     completed = next((each for each in rollouts if each.state == "done"), None)
@@ -192,7 +192,7 @@ def status_tables(status: dict[str, Any]) -> list[Table]:
             f"{status['release']} ({status['release_age_days']} days old)" if status["release"] else "none yet",
         ),
         ("last completed", f"{completed['version']} on {completed['at']}" if completed else "never"),
-        ("outdated", "yes: the newest release is not rolled out" if status["outdated"] else "no"),
+        ("outdated", "yes: the newest release that it may have is not rolled out" if status["outdated"] else "no"),
     ]
     if rollout:
         facts.append(

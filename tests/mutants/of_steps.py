@@ -345,7 +345,7 @@ MUTANTS = (
         "idle-old-one-keeps-its-room",
         "I16: an old one out of service for long makes room for its successor",
         "rollout/coming_up.py",
-        "return old if work.lasting(\"old idle\") >= IDLE_FOR else None",
+        'return old if work.lasting("old idle") >= IDLE_FOR else None',
         "return None",
         (f"{_SEEDS}test_what_is_out_of_service_for_long_goes_before_its_successor_where_nothing_else_makes_room",),
     ),

@@ -300,6 +300,23 @@ class TestCatalogCommands:
         assert found["outdated"] is True
         assert [each["fleet"] for each in json.loads(phoenix("status", "--json").stdout)] == ["web-staging", "web"]
 
+    def test_after_a_rollback_the_fleet_is_not_outdated_for_want_of_what_it_must_not_have(
+        self, phoenix: Phoenix, catalog: Catalog
+    ) -> None:
+        older = Version(WINDOW.previous(), 1)
+        release(catalog, older)
+        done = catalog.rollouts.open(
+            "web", "base", older, older.window, "run-0", [], settings={}, actor="ann", reason="monthly"
+        )
+        catalog.rollouts.complete(done.id)
+        release(catalog)
+        replace_first(catalog, open_rollout(catalog))
+        assert json.loads(phoenix("status", "web", "--json").stdout)["outdated"] is True
+        catalog.lifecycle.roll_back("web", actor="alice", reason="it drops sessions")
+        found = json.loads(phoenix("status", "web", "--json").stdout)
+        assert (found["release"], found["outdated"]) == (str(older), False)
+        assert found["blocked"][0]["version"] == str(VERSION)
+
     def test_a_wrong_file_does_not_hide_how_its_fleet_stands(
         self, phoenix: Phoenix, catalog: Catalog, project: Project
     ) -> None:

@@ -54,7 +54,7 @@ def audit(catalog: Catalog, fleet: Fleet, now: datetime) -> tuple[str, list[audi
 
     driver = drivers.load("platforms", fleet.platform.name)
     platform = driver(driver.Settings.model_validate(fleet.platform.settings), world.connections)
-    released = catalog.images.newest_released(fleet.family)
+    released = catalog.blocks.newest_good(fleet.name, fleet.family)
     rollouts = catalog.rollouts.list_rollouts(fleet.name)
     facts = auditing.FleetFacts(
         name=fleet.name,

@@ -143,12 +143,21 @@ def _facts(rollout: sources.Rollout, image: Image, window: str) -> list[tuple[st
     ended = f"{_moment(rollout.closed_at)} ({_span(rollout)})" if rollout.closed_at else "not yet"
     return [
         ("Release", f"{image.family} {image.version} ({image.rung})"),
+        ("Kind", _kind(rollout)),
         *digests,
         ("Window", f"{rollout.window}, until {_moment(rollout.window.end)}: {window}"),
         ("Opened", f"{_moment(rollout.opened_at)} by {rollout.actor}: {rollout.reason}"),
         ("Ended", ended),
         ("Run", rollout.run),
     ]
+
+
+def _kind(rollout: sources.Rollout) -> str:
+    """What the rollout was for: ``refresh``, ``rollback of rollout 3, away from 2026.11-1``, ``emergency, due …``."""
+    undone = f", away from {rollout.undone}" if rollout.undone else ""
+    return f"{rollout.kind}{f' of rollout {rollout.undoes}' if rollout.undoes else ''}{undone}" + (
+        f", due {_moment(rollout.deadline)}" if rollout.deadline else ""
+    )
 
 
 def _machines(slots: Sequence[sources.Slot], steps: StepSeconds) -> pages.Table:
@@ -252,7 +261,10 @@ def _data(
 ) -> dict[str, Any]:
     return {
         "rollout": {
-            **_pick(rollout, "id fleet family version window run state actor reason opened_at closed_at"),
+            **_pick(
+                rollout,
+                "id fleet family version window run state actor reason opened_at closed_at kind undoes undone deadline",
+            ),
             "window_end": _plain(rollout.window.end),
             "window_outcome": window,
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phoenix_fleet.catalog import Catalog
+from phoenix_fleet.catalog.records import RolloutKind
 from phoenix_fleet.domain.clock import ManualClock
 from phoenix_fleet.domain.errors import InvalidConfig, NotFound
 from phoenix_fleet.domain.ladder import CLIMB
@@ -79,6 +81,15 @@ def replace(catalog: Catalog, clock: ManualClock, rollout: int, wave: int, secon
         ticket = catalog.rollouts.enter(ticket, step, new_instance=f"new-{wave}")
         clock.advance(timedelta(seconds=seconds))
     catalog.rollouts.finish(ticket)
+
+
+def test_a_rollback_says_of_what_and_away_from_what(catalog: Catalog, clock: ManualClock) -> None:
+    opened = catalog.rollouts.get(open_rollout(catalog))
+    back = dataclasses.replace(opened, kind=RolloutKind.ROLLBACK, undoes=7, undone=Version(WINDOW, 2))
+    made = report.render(back, [], catalog.images.get("base", VERSION), [], [], [], now=clock.now())
+    found = made.data["rollout"]
+    assert (found["kind"], found["undoes"], found["undone"]) == ("rollback", 7, "2026.11-2")
+    assert "rollback of rollout 7, away from 2026.11-2" in made.html
 
 
 def test_a_finished_rollout_tells_everything_in_all_forms(catalog: Catalog, clock: ManualClock, tmp_path: Path) -> None:
