@@ -100,3 +100,35 @@ def test_a_lost_reply_is_made_good_by_the_next_run(scene: Scene) -> None:
     assert intent.outcome == "unknown"
     assert reaper(scene).run().lines() == []
     assert scene.catalog.intents.pending("reap-base/fake") == []
+
+
+def marks(scene: Scene) -> dict[str, str]:
+    return {each["version"]: each["status"] for _, each in scene.platform.list_images("base")}
+
+
+def test_what_is_revoked_says_so_on_the_platform(scene: Scene) -> None:
+    scene.catalog.images.move("base", NEW, Rung.REVOKED, actor="ann", reason="CVE-2026-1")
+    assert marks(scene) == {str(OLD): "released", str(NEW): "released"}
+    assert [str(image.version) for _, image in reaper(scene).look().found.mismarked] == [str(NEW)]
+    assert reaper(scene).run().marked == (f"registry/base@{digest_of(NEW)}",)
+    assert marks(scene) == {str(OLD): "released", str(NEW): "revoked"}
+    intents = scene.catalog.intents.list_intents("reap-base/fake")
+    assert [(each.action, each.params, each.outcome) for each in intents] == [
+        ("tag_image", {"status": "revoked"}, "done")
+    ]
+    assert reaper(scene).run().lines() == []
+
+
+def test_a_mark_whose_reply_is_lost_is_settled_by_the_next_run(scene: Scene) -> None:
+    scene.catalog.images.move("base", NEW, Rung.REVOKED, actor="ann", reason="CVE-2026-1")
+
+    def lose_the_reply(position: str, method: str, subject: str) -> None:
+        if (position, method) == ("after", "tag_image"):
+            raise Unavailable("the connection was reset")
+
+    scene.on_call = lose_the_reply
+    with pytest.raises(Unavailable):
+        reaper(scene).run()
+    assert [each.outcome for each in scene.catalog.intents.list_intents("reap-base/fake")] == ["unknown"]
+    assert reaper(scene).run().marked == ()
+    assert [each.outcome for each in scene.catalog.intents.list_intents("reap-base/fake")] == ["done"]

@@ -1,4 +1,7 @@
-"""Deleting artefacts of rejected and retired images from a platform: slowly, and never what a fleet may go back to."""
+"""Deleting artefacts of rejected and retired images from a platform: slowly, and never what a fleet may go back to.
+
+What was revoked or retired and stays is marked so there: a revocation asks no platform, so that it holds at once.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from phoenix_fleet.rollout.replacement import may_have_happened
 
 if TYPE_CHECKING:
     from phoenix_fleet.catalog import Catalog
-    from phoenix_fleet.catalog.records import Outcome
+    from phoenix_fleet.catalog.records import Action, Outcome
 
 RELEASES_KEPT = 2
 """The newest release and the one before it, which is where a rollback goes."""
@@ -31,12 +34,15 @@ class Deleted:
 
     found: LeftImages
     deleted: tuple[str, ...] = ()
+    marked: tuple[str, ...] = ()
     spared: tuple[tuple[str, str], ...] = ()
 
     def lines(self) -> list[str]:
         """For people, a line per artefact."""
         found = [f"{image} is {image.rung}: {artefact.reference}" for artefact, image in self.found.due]
+        found += [f"{image} is {image.rung}, and marked released: {a.reference}" for a, image in self.found.mismarked]
         found += [f"deleted: {reference}" for reference in self.deleted]
+        found += [f"marked anew: {reference}" for reference in self.marked]
         found += [f"spared {reference}: {why}" for reference, why in self.spared]
         return found + [f"not explained {name}: {why}; never touched" for name, why in self.found.strangers]
 
@@ -78,13 +84,15 @@ class ImageReaper:
 
     def _settle(self, listed: Sequence[tuple[Artefact, Mapping[str, str]]]) -> None:
         """Close the intents of a run that died or did not hear the reply, where what it deleted is really gone."""
-        held = {artefact.reference for artefact, _ in listed}
+        held = {artefact.reference: marks.get("status") for artefact, marks in listed}
         for intent in self.catalog.intents.pending(self.purpose):
-            if listed and intent.target not in held:
+            if intent.action == "tag_image" and held.get(intent.target) == intent.params.get("status"):
+                self.catalog.intents.outcome(intent.id, "done", {"seen_later": f"it is marked {held[intent.target]}"})
+            elif listed and intent.target not in held:
                 self.catalog.intents.outcome(intent.id, "done", {"seen_later": "it is not listed any more"})
 
     def run(self) -> Deleted:
-        """Delete what is due; safe to run again after a crash, since deleting what is gone is success.
+        """Delete what is due and mark what is withdrawn; safe to run again after a crash, since both come to the same.
 
         :raises PhoenixError: a call failed; what is left is for the next run.
         """
@@ -99,7 +107,8 @@ class ImageReaper:
                 spared.append((artefact.reference, why))
             else:
                 deleted.append(artefact.reference)
-        done = Deleted(found, tuple(deleted), tuple(spared))
+        marked = [self._mark(artefact, image) for artefact, image in found.mismarked]
+        done = Deleted(found, tuple(deleted), tuple(marked), tuple(spared))
         for line in done.lines():
             self.log(line)
         return done
@@ -119,16 +128,31 @@ class ImageReaper:
         now = self.catalog.images.get(self.family, image.version)
         if now.rung not in OVER:
             return f"{now} is {now.rung} now"
-        intents = self.catalog.intents
         params = {"family": self.family, "version": str(image.version), "digest": artefact.digest}
-        intent = intents.begin("delete_image", artefact.reference, params, ticket=None, purpose=self.purpose)
         try:
-            self.platform.delete_image(artefact)
+            self._call("delete_image", artefact, params, lambda: self.platform.delete_image(artefact))
+        except InUse as error:
+            return plain(error)
+        return ""
+
+    def _mark(self, artefact: Artefact, image: Image) -> str:
+        """The reference of what says of itself now that it is withdrawn."""
+        params = {"status": str(image.rung)}
+        self._call(
+            "tag_image", artefact, params, lambda: self.platform.tag_image(artefact, image.rung), params["status"]
+        )
+        return artefact.reference
+
+    def _call(
+        self, action: Action, artefact: Artefact, params: Mapping[str, str], call: Callable[[], object], token: str = ""
+    ) -> None:
+        """Make that call under an intent, and write down what came of it. Its errors are raised through."""
+        intents = self.catalog.intents
+        intent = intents.begin(action, artefact.reference, params, ticket=None, purpose=self.purpose, token=token)
+        try:
+            call()
         except PhoenixError as error:
             outcome: Outcome = "unknown" if may_have_happened(error) else "failed"
             intents.outcome(intent.id, outcome, {"error": type(error).__name__, "message": str(error)})
-            if isinstance(error, InUse):
-                return plain(error)
             raise
         intents.outcome(intent.id, "done", {})
-        return ""
