@@ -28,7 +28,7 @@ FLEETS = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(postgres_server: PostgresServer) -> Iterator[Stack]:
     """That Airflow, up."""
     root = make_root()

@@ -114,7 +114,7 @@ class Scene:
         )
         self.holders = 0
         self.by_hand: set[str] = set()
-        """Tokens and names of the instances that were not launched by the engine."""
+        """Tokens and names of the instances that were launched or drained by hand."""
 
     # Before the curtain
 
@@ -366,7 +366,7 @@ class Scene:
         meant |= {(each.action, each.params["name"]) for each in intents}
         calls = [(call.method, call.subject, call.at) for call in (*self.platform.calls(), *self.balancer.calls())]
         made = {(method, subject) for method, subject, at in calls if method in MUTATIONS and at >= START.timestamp()}
-        made -= {(method, subject) for method in ("launch", "admit") for subject in self.by_hand} - meant
+        made -= {(method, subject) for method in ("launch", "admit", "drain") for subject in self.by_hand} - meant
         assert made <= meant, f"calls without an intent: {made - meant}"
         assert not [each for each in intents if each.outcome is None], "an intent was left without an outcome"
 

@@ -202,12 +202,14 @@ def test_an_empty_listing_is_a_broken_view_and_launches_nothing(stage: Stage) ->
     tell(scene, "view-broken")
 
 
-def test_a_listing_that_leaves_out_what_stands_there_launches_nothing(stage: Stage) -> None:
+def test_a_listing_that_leaves_out_what_stands_there_launches_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scene = stage()
     engine, ticket = begin(scene)
     old = next(key for key, each in scene.living().items() if each["slot"] == "web-01")
-    with scene.platform.world.transaction() as data:
-        data["machines"][old]["fleet"] = "elsewhere"
+    whole = scene.platform.list_instances
+    monkeypatch.setattr(scene.platform, "list_instances", lambda fleet: [i for i in whole(fleet) if i.id != old])
     before = mutations(scene)
     progress = engine.advance(ticket)
     assert progress.state == "waiting"

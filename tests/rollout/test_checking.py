@@ -78,14 +78,6 @@ def test_it_does_not_begin_while_another_machine_is_missing(stage: Stage) -> Non
     assert engine.advance(ticket).state == "moved"
 
 
-@pytest.mark.slow
-def test_waiting_for_the_floor_ends_in_a_failure(stage: Stage) -> None:
-    scene = stage()
-    engine, ticket = begin(scene)
-    scene.balancer.set_health(old_machine(scene, "web-03")["name"], healthy=False)
-    assert "check failed: not done after" in failure(scene, engine, ticket)
-
-
 def test_what_an_earlier_attempt_left_over_is_retired_first(stage: Stage) -> None:
     scene = stage(max_surge="2")  # so there is room enough with it
     left_over = scene.seed("web-01", NEW, attempt=50, admit=False)

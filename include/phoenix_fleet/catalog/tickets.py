@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Row, func, select, update
 from sqlalchemy.orm import Session
 
 from phoenix_fleet.catalog.database import Database, Transaction
@@ -27,7 +27,7 @@ from phoenix_fleet.catalog.holding import (
     subject_of,
 )
 from phoenix_fleet.catalog.records import RolloutState, SlotRecord, SlotState, Ticket
-from phoenix_fleet.catalog.schema import FleetRow, RolloutRow, SlotRow
+from phoenix_fleet.catalog.schema import SLOTS, FleetRow, RolloutRow, SlotRow
 from phoenix_fleet.catalog.standing import SlotQueries, to_slot
 from phoenix_fleet.domain.errors import Busy, Fenced, InvalidConfig, NotFound, Refused
 from phoenix_fleet.domain.steps import Step
@@ -46,7 +46,8 @@ class TicketStore(SlotQueries):
         """A ticket for the lowest slot of the wave that is not done, or None if all of them are.
 
         A slot whose holder's lease has run out is taken over first: same attempt, same step, newer token. A holder
-        that asks again gets its own slot back, also with a newer token.
+        that asks again gets its own slot back, also with a newer token. The time since the lease ran out, in which
+        nobody looked, is none of the step's own.
 
         :param holder: who asks, down to the try: another try of the same task is another holder.
         :raises NotFound: no such rollout.
@@ -64,6 +65,7 @@ class TicketStore(SlotQueries):
             if row is None:
                 return None
             taken_from = row.holder
+            row.step_started_at = _unattended_left_out(row, tx.now)
             row.token = draw_token(tx, rollout.fleet)
             row.state, row.holder, row.lease_until = SlotState.RUNNING, holder, tx.now + lease
             row.started_at = row.started_at or tx.now
@@ -77,8 +79,9 @@ class TicketStore(SlotQueries):
         :raises Fenced: the ticket is not the slot's newest any more.
         """
         with self._database.write() as tx:
-            held(tx.connection, ticket)
-            change(tx.connection, ticket, {"lease_until": tx.now + lease})
+            row = held(tx.connection, ticket)
+            values = {"lease_until": tx.now + lease, "step_started_at": _unattended_left_out(row, tx.now)}
+            change(tx.connection, ticket, values)
             return ticket
 
     def give_back(self, ticket: Ticket) -> None:
@@ -193,6 +196,25 @@ class TicketStore(SlotQueries):
             payload = {"step": row.step, "reason": reason, "token": ticket.token, "times": row.postponed + 1}
             tx.event("slot.postponed", subject_of(row, row.slot), ticket.holder, payload)
 
+    def give_way(self, ticket: Ticket, to: str, reason: str) -> bool:
+        """Put the slot back and let ``to``, which waits, take its place in the queue; False if that waits no more.
+
+        :raises Fenced: someone else has the slot, or the rollout is closed.
+        :raises Halted: the rollout is halted.
+        """
+        with self._database.write() as tx:
+            row = check_ticket(tx.connection, ticket)
+            named = SLOTS.c.rollout_id == ticket.rollout_id, SLOTS.c.slot == to
+            other = tx.connection.execute(select(SLOTS).where(*named)).one_or_none()
+            if other is None or other.state != SlotState.WAITING:
+                return False
+            tx.connection.execute(update(SLOTS).where(*named).values(wave=row.wave, position=row.position))
+            values = {"state": SlotState.WAITING, "message": reason, "lease_until": None, "step_started_at": None}
+            change(tx.connection, ticket, values | {"wave": other.wave, "position": other.position})
+            payload = {"to": to, "reason": reason, "token": ticket.token, "step": row.step}
+            tx.event("slot.gave_way", subject_of(row, row.slot), ticket.holder, payload)
+            return True
+
 
 def set_halted(
     tx: Transaction, rollout: RolloutRow, *, by: str, reason: str, slot: str = "", step: Step | None = None
@@ -275,6 +297,14 @@ def _choose(
         return None, ""  # whoever is at a later wave keeps nobody in this one
     held_by = "; ".join(f"{row.slot} is held by {row.holder} until {row.lease_until:%H:%M:%S} UTC" for row in under_way)
     raise Busy(f"{waiting.slot if waiting is not None else f'Wave {wave}'} waits its turn: {held_by}.")
+
+
+def _unattended_left_out(row: SlotRow | Row[Any], now: datetime) -> datetime | None:
+    """When the step began, moved on by the time that nobody had a lease for the slot."""
+    began: datetime | None = row.step_started_at
+    if began is None or row.lease_until is None or row.lease_until >= now:
+        return began
+    return began + (now - row.lease_until)
 
 
 def _queue(rollout: RolloutRow) -> Any:

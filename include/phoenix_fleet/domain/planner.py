@@ -38,6 +38,7 @@ __all__ = [
     "check_surge",
     "check_whole",
     "crowded",
+    "find_dark",
     "find_fault",
     "find_left_over",
     "in_flight_limit",
@@ -323,6 +324,14 @@ def check_surge(shape: FleetShape, observed: Seen) -> Decision:
     if live + 1 > most:
         return Decision(False, f"{live} instances are not gone yet, and {most} are the most allowed")
     return Decision(True, f"{live} of at most {most} instances are there")
+
+
+def find_dark(observed: Seen, waiting: Iterable[str]) -> str:
+    """The first of the slots that wait in which nothing is in service; empty if something is in each of them."""
+    for slot in waiting:
+        if not any(observed.serves(each) for each in observed.in_slot(slot)):
+            return slot
+    return ""
 
 
 def crowded(shape: FleetShape, observed: Observed) -> str:

@@ -19,7 +19,7 @@ from phoenix_fleet.evidence import pages, sources
 
 DEFAULT_FOLDER = "/var/lib/phoenix-fleet/reports"
 _ALL_EVENTS = 1_000_000
-_PAUSES = ("slot.failed", "slot.done", "slot.postponed")
+_PAUSES = ("slot.failed", "slot.done", "slot.postponed", "slot.gave_way")
 
 StepSeconds = Mapping[str, Mapping[str, float]]
 """Seconds by slot and step, all attempts together."""

@@ -9,7 +9,7 @@ from phoenix_fleet.domain.errors import Blind
 from phoenix_fleet.domain.fleets import Decision, Observed, SlotView, Target
 from phoenix_fleet.domain.models import Instance, InstanceState
 from phoenix_fleet.domain.steps import Step
-from phoenix_fleet.rollout import neighbours, rationing, retiring
+from phoenix_fleet.rollout import giving_way, neighbours, rationing, retiring
 from phoenix_fleet.rollout.planning import artefact_of, calendar_of, good_enough, target_of
 from phoenix_fleet.rollout.progress import (
     LATER,
@@ -52,7 +52,8 @@ def check(work: Replacement) -> Result:
         return _retire_surplus(work, left_over)
     decision = planner.may_begin(work.shape, view, observed)
     if not decision.allowed:
-        return Waiting(f"{view.old.name if view.old else work.name} has to stay for now: {decision.reason}", LATER)
+        told = f"{view.old.name if view.old else work.name} has to stay for now: {decision.reason}"
+        return giving_way.wait(work, observed, told)
     decision = _check_domain(work, view, observed)
     if not decision.allowed:
         return Waiting(decision.reason, LATER)
@@ -90,7 +91,9 @@ def _check_listing(work: Replacement, observed: Observed) -> None:
     if not planned or observed.find(planned) is not None:
         return
     instance = work.see(planned)
-    if instance is not None and instance.slot == work.name and instance.state is not InstanceState.GONE:
+    if instance is None or (instance.fleet, instance.slot) != (work.fleet.name, work.name):
+        return  # somebody gave it to another fleet or slot: it is no part of this one any more
+    if instance.state is not InstanceState.GONE:
         raise Blind(f"{instance.name} is {instance.state} and was left out of the listing of {work.fleet.name}.")
 
 

@@ -29,6 +29,7 @@ from phoenix_fleet.rollout.progress import (
     DeadlineAlarm,
     Failing,
     Finished,
+    GivesWay,
     Progress,
     Result,
     Waiting,
@@ -104,7 +105,8 @@ class Engine:
         """Perform the ticket's current step once and say where the replacement stands. Never sleeps.
 
         After a crash at any line, calling it again with a ticket for the same slot goes on from there.
-        ``done`` is also said of a slot that was put back to the end of the queue (drain policy ``later``).
+        ``done`` is also said of a slot that was put back to the end of the queue (drain policy ``later``), or that
+        gave way to one with nothing in service.
 
         :raises StepFailed: a step failed, the clean-up has ended and the rollout is halted.
         :raises Fenced: the ticket no longer holds; nothing was touched.
@@ -167,6 +169,10 @@ class Engine:
     def _settle(self, work: Replacement, result: Result) -> Progress:
         """Write down what the step came to."""
         rollouts = self.deps.catalog.rollouts
+        if isinstance(result, GivesWay):
+            if rollouts.give_way(work.ticket, result.to, result.message):
+                return Progress("done", work.step, f"gives way to {result.to}: {result.message}")
+            result = Waiting(result.message, LATER)
         if isinstance(result, Waiting):
             limit = self._limit(work.step)
             if work.elapsed > limit and not result.patient:

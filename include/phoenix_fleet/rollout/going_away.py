@@ -7,7 +7,7 @@ from datetime import timedelta
 from phoenix_fleet.domain import planner
 from phoenix_fleet.domain.models import Backend, BackendStatus, Instance, InstanceState
 from phoenix_fleet.domain.planner import Decision
-from phoenix_fleet.rollout import retiring
+from phoenix_fleet.rollout import giving_way, retiring
 from phoenix_fleet.rollout.progress import AT_ONCE, LATER, Failing, Moved, Result, Waiting, pause, soon, words
 from phoenix_fleet.rollout.replacement import Identity, Replacement, seen_since
 
@@ -50,6 +50,10 @@ def _held(work: Replacement, refused: str) -> Result:
     """The world has changed. An old instance that is draining goes back into service at once, others can wait."""
     if work.facts.get("drain_began") or work.elapsed > work.fleet.timeouts.admit:
         raise Failing(refused)
+    observed = work.observe()
+    new = observed.find(work.new.id) if work.new else None
+    if new is not None and observed.serves(new):
+        return giving_way.wait(work, observed, refused)
     return Waiting(refused, LATER)
 
 

@@ -74,7 +74,15 @@ class Finished:
     message: str
 
 
-Result = Moved | Waiting | Finished
+@dataclass(frozen=True)
+class GivesWay:
+    """It cannot go on as long as that other slot, which waits behind it, has nothing in service."""
+
+    message: str
+    to: str
+
+
+Result = Moved | Waiting | Finished | GivesWay
 
 
 Alarm = Literal["meltdown", "blind"]

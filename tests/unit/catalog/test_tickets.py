@@ -357,6 +357,50 @@ def test_a_postponed_slot_comes_back_last_and_goes_on_where_it_was(catalog: Cata
     assert catalog.rollouts.slots(rollout.id)[-1].slot == "web-01"
 
 
+def test_a_slot_that_gives_way_changes_places(catalog: Catalog, clock: ManualClock) -> None:
+    rollout = open_rollout(catalog, slots(1, 2))
+    ticket = must_claim(catalog, rollout)
+    assert catalog.rollouts.give_way(ticket, "web-03", "nothing serves there")
+    with pytest.raises(Fenced, match="web-01 is waiting"):
+        catalog.rollouts.holds(ticket)
+    order = []
+    for wave in (0, 1):
+        while following := claim(catalog, rollout, wave):
+            order.append((following.slot, wave))
+            assert following.token > ticket.token
+            catalog.rollouts.finish(following)
+    assert order == [("web-03", 0), ("web-02", 1), ("web-01", 1)]
+    assert catalog.rollouts.slot(rollout.id, 1).message == "nothing serves there"
+    catalog.events.verify()
+
+
+def test_nobody_gives_way_to_a_slot_that_does_not_wait(catalog: Catalog, clock: ManualClock) -> None:
+    rollout = open_rollout(catalog, slots(1, 2))
+    catalog.rollouts.finish(must_claim(catalog, rollout))
+    ticket = claim(catalog, rollout, 1)
+    assert ticket
+    assert not catalog.rollouts.give_way(ticket, "web-01", "it is done")
+    assert not catalog.rollouts.give_way(ticket, "web-09", "there is none")
+    assert catalog.rollouts.holds(ticket).slot == ticket.slot
+
+
+def test_the_time_in_which_nobody_had_a_lease_is_none_of_the_steps(catalog: Catalog, clock: ManualClock) -> None:
+    rollout = open_rollout(catalog)
+    ticket = must_claim(catalog, rollout)
+    catalog.rollouts.enter(ticket, Step.ADMIT)
+    began = clock.now()
+    clock.advance(LEASE + timedelta(minutes=20))
+    taken = catalog.rollouts.claim(rollout.id, 0, "another", lease=LEASE, max_in_flight=1)
+    assert taken
+    assert catalog.rollouts.slot(rollout.id, 1).step_started_at == began + timedelta(minutes=20)
+    clock.advance(LEASE - timedelta(seconds=1))
+    catalog.rollouts.renew(taken, LEASE)
+    assert catalog.rollouts.slot(rollout.id, 1).step_started_at == began + timedelta(minutes=20)
+    clock.advance(LEASE + timedelta(minutes=3))
+    catalog.rollouts.renew(taken, LEASE)
+    assert catalog.rollouts.slot(rollout.id, 1).step_started_at == began + timedelta(minutes=23)
+
+
 def test_a_holder_past_its_lease_goes_on_as_long_as_nobody_took_over(catalog: Catalog, clock: ManualClock) -> None:
     rollout = open_rollout(catalog)
     ticket = must_claim(catalog, rollout)

@@ -1,0 +1,33 @@
+"""A slot that the floor holds, because another one behind it in the queue is dark, lets that go first.
+
+Nothing is lost where nothing serves, and only a new instance there lets the floor go on. Otherwise the two would wait
+for each other until a person comes (decision 0043).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from phoenix_fleet.catalog.records import SlotState
+from phoenix_fleet.domain import planner
+from phoenix_fleet.rollout.progress import LATER, GivesWay, Waiting
+
+if TYPE_CHECKING:
+    from phoenix_fleet.domain.fleets import Observed
+    from phoenix_fleet.rollout.replacement import Replacement
+
+HELD_FOR = timedelta(minutes=2)
+"""So long it must have been held: what comes and goes by itself changes no order."""
+
+
+def wait(work: Replacement, observed: Observed, told: str) -> Waiting | GivesWay:
+    """What a slot does that the floor holds: wait, or after a while give way."""
+    if work.lasting("held by the floor") < HELD_FOR:
+        return Waiting(told, LATER)
+    slots = work.deps.catalog.rollouts.slots(work.rollout.id)
+    waiting = [each.slot for each in slots if each.state is SlotState.WAITING]
+    dark = planner.find_dark(observed, waiting)
+    if not dark:
+        return Waiting(told, LATER)
+    return GivesWay(f"{told}; nothing serves in {dark}, which waits behind it", dark)
