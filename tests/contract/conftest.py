@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from phoenix_fleet.domain.models import Instance
 from tests.contract.balancers_labs import FakeLab as FakeBalancerLab
 from tests.contract.balancers_labs import HaproxyLab, NoneLab
+from tests.contract.gates_fixtures import Machines, make_image, make_key
 from tests.contract.gates_prometheus import Shop, a_shop
 from tests.contract.gates_world import World, a_world
 from tests.contract.platforms_docker import DockerLab, opened
@@ -90,3 +92,18 @@ def serve() -> Iterator[Any]:
     """Starts HTTP services that end with the test."""
     with serving() as start:
         yield start
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    """Machines of this module's own, for configurators."""
+    folder = tmp_path_factory.mktemp("machines")
+    machines = Machines(make_image(folder), make_key(folder))
+    yield machines
+    machines.close()
+
+
+@pytest.fixture(scope="module")
+def born(machines: Machines) -> Instance:
+    """One of them, running."""
+    return machines.start()
