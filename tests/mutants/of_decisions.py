@@ -173,7 +173,7 @@ MUTANTS = (
     Mutant(
         "left-over-of-a-slot-in-hand",
         "I13: where a replacement is under way or done nothing is left over",
-        "domain/planner.py",
+        "domain/left_over.py",
         "if shared[slot] < 2 or slot in spared:",
         "if shared[slot] < 2:",
         ("unit/domain/test_left_over.py::test_what_is_in_hand_is_never_left_over",),
@@ -181,7 +181,7 @@ MUTANTS = (
     Mutant(
         "left-over-below-the-floor",
         "I3: a left-over in service goes only if the floor holds without it",
-        "domain/planner.py",
+        "domain/left_over.py",
         "if len(serving) < 2:",
         "if len(serving) < 1:",
         ("unit/domain/test_left_over.py::test_the_only_one_in_service_is_never_left_over",),
