@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from phoenix_fleet.domain.models import Instance
 from tests.contract.balancers_labs import FakeLab as FakeBalancerLab
 from tests.contract.balancers_labs import HaproxyLab, NoneLab
+from tests.contract.gates_fixtures import Machines, make_image, make_key
+from tests.contract.gates_prometheus import Shop, a_shop
+from tests.contract.gates_world import World, a_world
 from tests.contract.platforms_docker import DockerLab, opened
 from tests.contract.platforms_fake import FakeLab
+from tests.unit.gates.service import serving
 
 real = pytest.mark.docker
 
@@ -65,3 +71,39 @@ def balancer_lab(
         lab: HaproxyLab = request.getfixturevalue("haproxy_lab")
         return lab
     return NoneLab() if request.param == "none" else FakeBalancerLab(tmp_path_factory.mktemp("fake"))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Real machines and a registry, one set for each module of gates."""
+    with a_world(tmp_path_factory.mktemp("world")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """A Prometheus that has watched a shop."""
+    with a_shop(tmp_path_factory.mktemp("prometheus")) as found:
+        yield found
+
+
+@pytest.fixture
+def serve() -> Iterator[Any]:
+    """Starts HTTP services that end with the test."""
+    with serving() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    """Machines of this module's own, for configurators."""
+    folder = tmp_path_factory.mktemp("machines")
+    machines = Machines(make_image(folder), make_key(folder))
+    yield machines
+    machines.close()
+
+
+@pytest.fixture(scope="module")
+def born(machines: Machines) -> Instance:
+    """One of them, running."""
+    return machines.start()

@@ -7,247 +7,47 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import os
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import docker
 import httpx
 import pytest
 
 from phoenix_fleet import freshness, packer
-from phoenix_fleet.config import ImageFamily, Project, Target
+from phoenix_fleet.config import ImageFamily
 from phoenix_fleet.configurators.ansible import Driver as Ansible
 from phoenix_fleet.connections import Connection
 from phoenix_fleet.domain.errors import BuildFailed, NotFound
-from phoenix_fleet.domain.models import Artefact, Instance, InstanceState, LaunchIntent, Subject
+from phoenix_fleet.domain.models import Instance, Subject
 from phoenix_fleet.domain.verdicts import Measurement
-from phoenix_fleet.domain.windows import Version
-from phoenix_fleet.gates import testinfra as checks_gate
 from phoenix_fleet.gates import tests as tests_gate
 from phoenix_fleet.platforms.docker import Driver as Docker
+from tests.e2e.debian_base import (
+    BROKEN,
+    KILLED,
+    PASSWORD,
+    RUN,
+    TERMED,
+    USER,
+    VERSION,
+    Built,
+    checked,
+    facts,
+    inside,
+    own_target,
+    ready_now,
+    wait_for,
+)
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
-
-RUN = uuid.uuid4().hex[:8]
-# Build numbers of this run's own: others may be building the same family on this engine.
-FIRST = int(RUN[:6], 16) + 10
-VERSION, BROKEN, TERMED, KILLED = (Version.parse(f"2026.11-{FIRST + number}") for number in range(4))
-USER, PASSWORD = "builder", f"only-for-{RUN}"
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 30, every: float = 0.05) -> Any:
-    """What the condition gives once it gives something."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(every)
-    return found
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Any]:
-    client = docker.from_env(timeout=60)
-    yield client
-    client.close()
-
-
-@pytest.fixture(scope="module")
-def network(engine: Any) -> Iterator[str]:
-    made = engine.networks.create(f"phoenix-e2e-{RUN}")
-    yield made.name
-    remove_containers(engine, made.name)
-    made.remove()
-
-
-def remove_containers(engine: Any, network: str) -> None:
-    """Every container that has joined this run's own network."""
-    for container in engine.containers.list(all=True, filters={"network": network}):
-        container.remove(force=True, v=True)
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
-    """A registry that asks for a password, on a free port of loopback."""
-    folder = tmp_path_factory.mktemp("registry")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    crypted = subprocess.run(
-        ["perl", "-e", "print crypt($ARGV[0], '$2y$05$abcdefghijklmnopqrstuu')", PASSWORD],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    (folder / "htpasswd").write_text(f"{USER}:{crypted}\n")
-    config = {
-        "version": "0.1",
-        "log": {"level": "error", "accesslog": {"disabled": True}},
-        "storage": {"filesystem": {"rootdirectory": str(folder / "storage")}, "delete": {"enabled": True}},
-        "http": {"addr": f"127.0.0.1:{port}"},
-        "auth": {"htpasswd": {"realm": "phoenix", "path": str(folder / "htpasswd")}},
-    }
-    (folder / "config.yml").write_text(json.dumps(config))
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(["docker-registry", "serve", str(folder / "config.yml")], stdout=log, stderr=log)
-    try:
-        wait_for(lambda: process.poll() is None and _listens("127.0.0.1", port))
-        yield Connection("registry", "127.0.0.1", port, USER, PASSWORD)
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
-
-
-def _listens(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("ssh") / "id_ed25519"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
-    return path
-
-
-@pytest.fixture(scope="module")
-def connections(registry: Connection, key: Path) -> Callable[[str], Connection]:
-    known = {
-        "registry": registry,
-        "docker": Connection("docker", "/var/run/docker.sock"),
-        "phoenix_ssh": Connection("phoenix_ssh", extra={"key_file": str(key)}),
-    }
-    return known.__getitem__
-
-
-@pytest.fixture(scope="module")
-def family() -> ImageFamily:
-    return Project.find().family("debian-base")
-
-
-def own_target(family: ImageFamily) -> Target:
-    """The family's target for Docker, with a repository that is this run's own."""
-    target = family.target("docker")
-    return target.model_copy(update={"build": target.build.model_copy(update={"repository": f"e2e-{RUN}"})})
-
-
-@dataclasses.dataclass(frozen=True)
-class Built:
-    artefact: Artefact
-    marks: dict[str, str]
-    log: list[str]
-    workdir: Path
-
-
-@pytest.fixture(scope="module")
-def platform(network: str, connections: Any) -> Docker:
-    return Docker(Docker.Settings(network=network), connections)
-
-
-@pytest.fixture(scope="module")
-def built(
-    family: ImageFamily, platform: Docker, connections: Any, tmp_path_factory: pytest.TempPathFactory, engine: Any
-) -> Iterator[Built]:
-    workdir = tmp_path_factory.mktemp("build")
-    log: list[str] = []
-    packer.build(family, own_target(family), VERSION, connections, workdir=workdir, log=log.append)
-    ((artefact, marks),) = platform.list_images(family.name)
-    yield Built(artefact, marks, log, workdir)
-    remove_containers(engine, platform.settings.network)
-    for image in engine.images.list(name=artefact.reference.partition("@")[0]):
-        engine.images.remove(image.id, force=True)
-
-
-@pytest.fixture(scope="module")
-def launch(built: Built, platform: Docker, key: Path, family: ImageFamily, network: str) -> Callable[[str], Instance]:
-    """Launches an instance that is ready: running, with an address and host keys."""
-
-    def ready(name: str) -> Instance:
-        intent = LaunchIntent(
-            fleet=f"e2e-{RUN}",
-            slot=name,
-            purpose=f"e2e-{RUN}-{uuid.uuid4().hex}",
-            attempt=1,
-            family=family.name,
-            version=str(VERSION),
-            artefact=built.artefact,
-            authorized_key=key.with_suffix(".pub").read_text().strip(),
-            settings={"network": network},
-        )
-        launched = platform.launch(intent)
-        return wait_for(lambda: _ready(platform, launched.id), every=0.02)  # type: ignore[no-any-return]
-
-    return ready
-
-
-def _ready(platform: Docker, instance_id: str) -> Instance | None:
-    seen = platform.get_instance(instance_id)
-    good = seen.state is InstanceState.RUNNING and seen.address and seen.host_keys and _listens(seen.address, 22)
-    return seen if good else None
-
-
-@pytest.fixture(scope="module")
-def bare(launch: Callable[[str], Instance]) -> Instance:
-    """An instance that nothing changes."""
-    return launch("bare")
-
-
-@pytest.fixture
-def throwaway(launch: Callable[[str], Instance], platform: Docker) -> Iterator[Instance]:
-    """An instance of the test's own."""
-    instance = launch("throwaway")
-    yield instance
-    platform.terminate(instance.id)
-
-
-def facts(family: ImageFamily, environment: str = "certify", **changed: Any) -> dict[str, Any]:
-    """What suites are told."""
-    made = family.environment(environment)
-    return {
-        "family": family.name,
-        "version": str(VERSION),
-        "environment": environment,
-        "values": dict(made.variables),
-        "components": {component.name: component.version for component in made.components},
-        "dataset": made.variables["dataset"],
-        **changed,
-    }
-
-
-def checked(
-    family: ImageFamily, platform: Docker, connections: Any, instance: Instance, folder: Path, **changed: Any
-) -> Measurement:
-    """What the family's checks say of an instance."""
-    gate = checks_gate.Driver(checks_gate.Settings(suite="checks"), connections, family.home)
-    subject = Subject(
-        name=instance.name,
-        workdir=str(folder),
-        instance=instance,
-        hostspec=platform.hostspec(instance),
-        facts=facts(family, **changed),
-    )
-    return gate.measure(subject)
-
-
-def inside(engine: Any, instance: Instance, *argv: str) -> str:
-    code, output = engine.containers.get(instance.id).exec_run(list(argv))
-    assert code == 0, output
-    return str(output.decode())
 
 
 class TestTheImage:
@@ -358,7 +158,7 @@ class TestAnInstance:
         before = engine.containers.get(throwaway.id).attrs["State"]["StartedAt"]
         inside(engine, throwaway, "reboot")
         wait_for(lambda: engine.containers.get(throwaway.id).attrs["State"]["StartedAt"] != before)
-        again = wait_for(lambda: _ready(platform, throwaway.id))
+        again = wait_for(lambda: ready_now(platform, throwaway.id))
         assert again.host_keys == throwaway.host_keys
         assert inside(engine, throwaway, "cat", "/etc/machine-id") == machine_id
 
@@ -384,18 +184,6 @@ class TestAnInstance:
 
 def _failed(found: Measurement) -> list[str]:
     return [failure["name"].rpartition("::")[2].partition("[docker")[0] for failure in found.details["failures"]]
-
-
-@pytest.fixture(scope="module")
-def configured(launch: Any, connections: Any, family: ImageFamily) -> tuple[Instance, list[str], list[str]]:
-    """An instance with both components for certification, and what two runs of its configuration said."""
-    instance = launch("configured")
-    runs: list[list[str]] = []
-    for _ in range(2):
-        lines: list[str] = []
-        Ansible(Ansible.Settings(), connections).apply(instance, family.environment("certify"), lines.append)
-        runs.append(lines)
-    return instance, *runs
 
 
 class TestTheProduct:
@@ -517,21 +305,6 @@ def _healthy(base: str) -> bool:
         return httpx.get(f"{base}/healthz", timeout=2).status_code == 200
     except httpx.HTTPError:
         return False
-
-
-@pytest.fixture
-def overlay(tmp_path: Path, family: ImageFamily) -> Callable[[str, str], ImageFamily]:
-    """The family in a copy of ``include/``, its provisioning changed."""
-
-    def changed(old: str, new: str) -> ImageFamily:
-        include = tmp_path / "include"
-        shutil.copytree(family.home.parents[1], include, ignore=shutil.ignore_patterns("phoenix_fleet", "__pycache__"))
-        script = include / "images" / "debian-base" / "packer" / "provision.sh"
-        assert script.read_text().count(old) == 1
-        script.write_text(script.read_text().replace(old, new))
-        return Project(include).family("debian-base")
-
-    return changed
 
 
 class TestABuildThatFails:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 _PLANNER = "unit/domain/test_planner.py::"
+_FLOOR = "unit/domain/test_floor.py::"
+_AT_ONCE = "unit/domain/test_at_once.py::"
 _BRAKE = "unit/domain/test_brake.py::"
 
 MUTANTS = (
@@ -38,7 +40,7 @@ MUTANTS = (
         "domain/planner.py",
         "if live + 1 > most:",
         "if live > most:",
-        (f"{_PLANNER}test_the_surge_bound_counts_all_that_is_not_gone",),
+        (f"{_AT_ONCE}test_the_surge_bound_counts_all_that_is_not_gone",),
     ),
     Mutant(
         "floor-counts-the-victim",
@@ -46,7 +48,7 @@ MUTANTS = (
         "domain/planner.py",
         "others = observed.serving_count() - itself + arriving",
         "others = observed.serving_count() + arriving",
-        (f"{_PLANNER}test_the_floor_in_every_small_fleet",),
+        (f"{_FLOOR}test_the_floor_in_every_small_fleet",),
     ),
     Mutant(
         "one-below-the-floor",
@@ -54,7 +56,7 @@ MUTANTS = (
         "domain/planner.py",
         "if others < floor:",
         "if others < floor - 1:",
-        (f"{_PLANNER}test_the_floor_in_every_small_fleet",),
+        (f"{_FLOOR}test_the_floor_in_every_small_fleet",),
     ),
     Mutant(
         "what-may-be-missing-rounded-up",
@@ -70,7 +72,7 @@ MUTANTS = (
         "domain/planner.py",
         "if others == 0:",
         "if others < 0:",
-        (f"{_PLANNER}test_the_floor_in_every_small_fleet",),
+        (f"{_FLOOR}test_the_floor_in_every_small_fleet",),
     ),
     Mutant(
         "the-last-of-a-zone-goes",
@@ -78,7 +80,7 @@ MUTANTS = (
         "domain/planner.py",
         "if found.zone and observed.serving_in(found.zone)",
         "if found.host and observed.serving_in(found.zone)",
-        (f"{_PLANNER}test_the_last_of_a_zone_goes_only_when_another_serves_there",),
+        (f"{_FLOOR}test_the_last_of_a_zone_goes_only_when_another_serves_there",),
     ),
     Mutant(
         "the-new-one-need-not-serve",
@@ -86,7 +88,7 @@ MUTANTS = (
         "domain/planner.py",
         "if not observed.serves(found):",
         "if found.state is InstanceState.GONE:",
-        (f"{_PLANNER}test_a_budget_is_no_excuse_for_a_new_one_that_does_not_serve",),
+        (f"{_FLOOR}test_a_budget_is_no_excuse_for_a_new_one_that_does_not_serve",),
     ),
     Mutant(
         "remove-before-replace",
@@ -118,7 +120,7 @@ MUTANTS = (
         "domain/planner.py",
         "if here and there and here != there:",
         "if here and there and here == there:",
-        (f"{_PLANNER}test_never_two_failure_domains_at_once",),
+        (f"{_AT_ONCE}test_never_two_failure_domains_at_once",),
     ),
     Mutant(
         "many-before-one-serves",
@@ -126,7 +128,7 @@ MUTANTS = (
         "domain/planner.py",
         "if not observed.serving_on(version):",
         "if not observed.serving_count():",
-        (f"{_PLANNER}test_how_many_at_once",),
+        (f"{_AT_ONCE}test_how_many_at_once",),
     ),
     Mutant(
         "sick-new-ones-cost-nothing",
@@ -134,7 +136,7 @@ MUTANTS = (
         "domain/planner.py",
         "if missing > 0 and room - missing < most:",
         "if missing > room and room - missing < most:",
-        (f"{_PLANNER}test_every_new_instance_out_of_service_takes_one_off",),
+        (f"{_AT_ONCE}test_every_new_instance_out_of_service_takes_one_off",),
     ),
     Mutant(
         "empty-is-all",
@@ -171,17 +173,17 @@ MUTANTS = (
     Mutant(
         "left-over-of-a-slot-in-hand",
         "I13: where a replacement is under way or done nothing is left over",
-        "domain/planner.py",
+        "domain/left_over.py",
         "if shared[slot] < 2 or slot in spared:",
         "if shared[slot] < 2:",
-        ("unit/domain/test_planner.py::test_what_is_in_hand_is_never_left_over",),
+        ("unit/domain/test_left_over.py::test_what_is_in_hand_is_never_left_over",),
     ),
     Mutant(
         "left-over-below-the-floor",
         "I3: a left-over in service goes only if the floor holds without it",
-        "domain/planner.py",
+        "domain/left_over.py",
         "if len(serving) < 2:",
         "if len(serving) < 1:",
-        ("unit/domain/test_planner.py::test_the_only_one_in_service_is_never_left_over",),
+        ("unit/domain/test_left_over.py::test_the_only_one_in_service_is_never_left_over",),
     ),
 )

@@ -11,6 +11,7 @@ import pytest
 
 from phoenix_fleet.catalog import Catalog
 from tests.postgres import PostgresServer, postgres_server  # noqa: F401
+from tests.rollout.reapers import QUICK
 from tests.rollout.scene import Scene
 
 Where = Callable[[], str]
@@ -47,6 +48,12 @@ def scenes(folder: Path, where: Where) -> Iterator[Callable[..., Scene]]:
 def stage(folder: Path) -> Iterator[Callable[..., Scene]]:
     """Makes scenes: a prepared fleet on fakes, with the given changes to its file."""
     yield from scenes(folder, str)
+
+
+@pytest.fixture
+def scene(stage: Callable[..., Scene]) -> Scene:
+    """A scene in which nothing takes long."""
+    return stage(**QUICK)
 
 
 @pytest.fixture

@@ -15,15 +15,7 @@ from phoenix_fleet.balancers import fake as fake_balancer
 from phoenix_fleet.balancers import none
 from phoenix_fleet.balancers.base import Balancer
 from phoenix_fleet.catalog import Catalog
-from phoenix_fleet.catalog.records import (
-    REFRESH,
-    Errand,
-    RolloutKind,
-    RolloutRecord,
-    RolloutState,
-    SlotState,
-    Ticket,
-)
+from phoenix_fleet.catalog.records import REFRESH, Errand, RolloutKind, RolloutRecord, RolloutState, SlotState, Ticket
 from phoenix_fleet.config import Fleet
 from phoenix_fleet.configurators import fake as fake_configurator
 from phoenix_fleet.connections import Connection
@@ -36,10 +28,10 @@ from phoenix_fleet.gates import fake as fake_gate
 from phoenix_fleet.platforms import fake as fake_platform
 from phoenix_fleet.rollout.deps import Deps, NamedGate
 from phoenix_fleet.rollout.engine import Engine
-from phoenix_fleet.rollout.planning import draw_plan, freeze, frozen_fleet, shape_of
+from phoenix_fleet.rollout.planning import draw_plan, freeze, frozen_fleet
 from phoenix_fleet.rollout.progress import Progress
 from tests.rollout.snapshots import Skewed, Snapshot, opened
-from tests.rollout.strict import MUTATIONS, check_meant
+from tests.rollout.strict import MUTATIONS, check_before, check_room
 
 START = datetime(2026, 11, 1, 4, tzinfo=UTC)
 OLD, NEW = Version.parse("2026.10-1"), Version.parse("2026.11-1")
@@ -79,9 +71,9 @@ class Scene:
         self.url = url or f"sqlite:///{folder}/catalog.db"
         self.catalog = Catalog(self.url, self.watch_on_the_wall)
         settings = fake_platform.Settings(**{"boot_seconds": 2, **(platform or {})})
-        self.platform = fake_platform.Driver(settings, no_connections, clock=self.clock, hook=self._on_platform)
+        self.platform = fake_platform.Driver(settings, no_connections, clock=self.clock, hook=self._at_call)
         self.balancer = fake_balancer.Driver(
-            fake_balancer.Settings(**(balancer or {})), no_connections, clock=self.clock, hook=self._on_balancer
+            fake_balancer.Settings(**(balancer or {})), no_connections, clock=self.clock, hook=self._at_call
         )
         self.front: Balancer = self.balancer if balanced else none.Driver(none.Settings(), no_connections)
         """What the engine is given."""
@@ -318,45 +310,13 @@ class Scene:
             self.violations.append(str(error))
             raise
 
-    def _on_platform(self, position: str, method: str, subject: str) -> None:
+    def _at_call(self, position: str, method: str, subject: str) -> None:
         with self._kept():
-            self._check_platform(position, method, subject)
-
-    def _on_balancer(self, position: str, method: str, subject: str) -> None:
-        with self._kept():
-            self._check_balancer(position, method, subject)
-
-    def _check_platform(self, position: str, method: str, subject: str) -> None:
-        if self.raised and position == "before" and method == "terminate":
-            self._may_lose(self.platform.machines()[subject]["name"], f"terminate {subject}")
-        if self.raised and self.strict and position == "before":
-            check_meant(self, method, subject)
-        self.on_call(position, method, subject)
-        if self.raised and position == "after" and method == "launch":
-            self._not_too_many()
-
-    def _check_balancer(self, position: str, method: str, subject: str) -> None:
-        if self.raised and position == "before" and method in ("drain", "remove"):
-            self._may_lose(subject, f"{method} {subject}")
-        if self.raised and self.strict and position == "before":
-            check_meant(self, method, subject)
-        self.on_call(position, method, subject)
-
-    def _may_lose(self, name: str, what: str) -> None:
-        """Floor, and never the last healthy one: by the truth, not by what reads show."""
-        serving = self.serving()
-        if name in serving:
-            left = len(serving) - 1
-            floor = max(1, self.fleet.size - shape_of(self.fleet).budget.max_unavailable)
-            assert left >= floor, f"{what}: only {left} would serve, and the floor is {floor}"
-
-    def _not_too_many(self) -> None:
-        """Surge bound, and one living machine per token."""
-        living = [each for each in self.living().values() if each["fleet"] == self.fleet.name]
-        most = self.fleet.size + shape_of(self.fleet).budget.max_surge
-        assert len(living) <= most, f"{len(living)} machines live, and {most} may: {[m['name'] for m in living]}"
-        tokens = [machine["token"] for machine in living]
-        assert len(tokens) == len(set(tokens)), f"two machines carry the same token: {tokens}"
+            if self.raised and position == "before":
+                check_before(self, method, subject)
+            self.on_call(position, method, subject)
+            if self.raised and (position, method) == ("after", "launch"):
+                check_room(self)
 
     def check_journals(self) -> None:
         """Every call that changes something has an intent, and every intent has an outcome; and nothing was broken."""

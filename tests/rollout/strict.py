@@ -15,6 +15,34 @@ if TYPE_CHECKING:
 MUTATIONS = ("launch", "terminate", "admit", "drain", "remove")
 
 
+def check_before(scene: Scene, method: str, subject: str) -> None:
+    """The call may be made: what it takes out can be done without, and in strict scenes it is meant."""
+    if method == "terminate":
+        _check_floor(scene, scene.platform.machines()[subject]["name"], f"terminate {subject}")
+    elif method in ("drain", "remove"):
+        _check_floor(scene, subject, f"{method} {subject}")
+    if scene.strict:
+        check_meant(scene, method, subject)
+
+
+def _check_floor(scene: Scene, name: str, what: str) -> None:
+    """Floor, and never the last healthy one: by the truth, not by what reads show."""
+    serving = scene.serving()
+    if name in serving:
+        left = len(serving) - 1
+        floor = max(1, scene.fleet.size - shape_of(scene.fleet).budget.max_unavailable)
+        assert left >= floor, f"{what}: only {left} would serve, and the floor is {floor}"
+
+
+def check_room(scene: Scene) -> None:
+    """Surge bound, and one living machine per token."""
+    living = [each for each in scene.living().values() if each["fleet"] == scene.fleet.name]
+    most = scene.fleet.size + shape_of(scene.fleet).budget.max_surge
+    assert len(living) <= most, f"{len(living)} machines live, and {most} may: {[m['name'] for m in living]}"
+    tokens = [machine["token"] for machine in living]
+    assert len(tokens) == len(set(tokens)), f"two machines carry the same token: {tokens}"
+
+
 def check_meant(scene: Scene, method: str, subject: str) -> None:
     """There is an intent, begun under the newest ticket of a slot that is under way in an open rollout."""
     if method not in MUTATIONS:

@@ -8,7 +8,6 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -16,45 +15,23 @@ from typing import Any
 
 from phoenix_fleet.balancers import none
 from phoenix_fleet.balancers.base import Balancer
-from phoenix_fleet.catalog.records import RolloutRecord, RolloutState
+from phoenix_fleet.catalog.records import RolloutState
 from phoenix_fleet.config import Fleet
-from phoenix_fleet.domain.errors import (
-    Busy,
-    Fenced,
-    Halted,
-    NotFound,
-    PhoenixError,
-    Refused,
-    StepFailed,
-    TransientError,
-)
-from phoenix_fleet.domain.fleets import Plan
 from phoenix_fleet.domain.models import Backend, Environment, Instance, InstanceState
-from phoenix_fleet.domain.windows import Version, Window
+from phoenix_fleet.domain.windows import Version
 from phoenix_fleet.rollout.deps import Deps, NamedGate
-from phoenix_fleet.rollout.engine import Engine
-from phoenix_fleet.rollout.planning import draw_plan, freeze
-from phoenix_fleet.rollout.progress import Progress
 from tests.simulator.database import FAMILY, NEW, NEXT, OLD, artefact_of, memory
-from tests.simulator.datacentre import START, DataCentre, Machine, SkewedClock, VirtualClock
+from tests.simulator.datacentre import START, DataCentre, Machine, VirtualClock
 from tests.simulator.drivers import SimBalancer, SimConfigurator, SimGate, SimPlatform, boot
-from tests.simulator.laws import TAKING, Actor, Laws, Violation
+from tests.simulator.holder import Holder
+from tests.simulator.laws import Actor, Laws, Violation
+from tests.simulator.people import People
 from tests.simulator.scenario import Scenario, draw
 from tests.simulator.troubles import Troubles
 
-LEASE = timedelta(seconds=60)
-MUTATING = ("launch", "admit", *TAKING)
 LONGEST = 3 * 24 * 3600.0
 """A seed that is not at rest after so long, in virtual seconds, never comes to rest."""
-BUSY_SECONDS = 30.0
-"""Between two tries of a holder whose turn it is not."""
 MOST_EVENTS = 100_000
-PATIENCE = 6
-"""So many rollouts at most until the fleet is on its release."""
-
-
-class Crash(BaseException):
-    """The holder's process is gone: nothing of ours may catch this."""
 
 
 @dataclass
@@ -75,120 +52,6 @@ class Outcome:
         return hashlib.sha256("\n".join(self.story).encode()).hexdigest()
 
 
-class Holder:
-    """One worker: draws tickets and advances them, wave by wave, until nothing is left or it must stop."""
-
-    def __init__(self, play: Play, name: str, rollout: RolloutRecord) -> None:
-        self.play = play
-        self.actor = Actor(name)
-        self.rollout = rollout
-        self.clock = SkewedClock(play.clock, play.troubles.skew())
-        self.catalog = play.database.catalog(self.clock, play.troubles.around_commit)
-        self.engine = Engine(play.deps(self), play.fleet, play.image(rollout.version), rollout)
-        self.wave = 0
-        self.gone = False
-        self.said = ""
-        self.leased_at = 0.0
-
-    def wake(self) -> None:
-        """Do one thing, and come back when it is time for the next one."""
-        if self.gone:
-            return
-        play = self.play
-        outer, play.actor = play.actor, self.actor
-        self.actor.paused = 0.0
-        try:
-            delay = self._step()
-        except Crash:
-            self._dies()
-            return
-        except TransientError as error:
-            self.tell(f"waits: {_short(error)}")
-            delay = 10.0
-        finally:
-            play.actor = outer
-            play.world.acting = False
-        if delay is None:
-            self.gone = True
-        else:
-            play.after(max(delay, play.step_seconds), self.wake)
-
-    def _dies(self) -> None:
-        self.gone = True
-        self.play.say(f"{self.actor.name} dies")
-        self.play.counts["dying holders"] += 1
-        self.play.after(self.play.rng.uniform(1.0, 90.0), self.play.hire)
-
-    def tell(self, message: str) -> None:
-        """Say it, but not twice in a row."""
-        if message != self.said:
-            self.said = message
-            self.play.say(f"{self.actor.name} {message}")
-
-    def _step(self) -> float | None:
-        return self._draw() if self.actor.ticket is None else self._advance()
-
-    def _draw(self) -> float | None:
-        rollouts = self.catalog.rollouts
-        try:
-            limit, _ = self.engine.in_flight_limit()
-            ticket = rollouts.claim(self.rollout.id, self.wave, self.actor.name, lease=LEASE, max_in_flight=limit)
-            if ticket is None and self.wave < self.play.last_wave:
-                self.wave += 1
-                return 0.0
-            if ticket is None:
-                rollouts.complete(self.rollout.id)
-                self.play.completed(self.rollout)
-                return None
-        except Busy:
-            return BUSY_SECONDS
-        except Halted as error:
-            self.play.halted(self, error)
-            return None
-        except Refused:
-            if self.catalog.rollouts.get(self.rollout.id).state is not RolloutState.OPEN:
-                return None
-            self.wave = 0
-            return BUSY_SECONDS
-        self.actor.ticket, self.leased_at = ticket, self.play.clock.seconds
-        self.play.say(f"{self.actor.name} takes {ticket.slot} at {ticket.step}")
-        return 0.0
-
-    def _keep_lease(self, progress: Progress) -> None:
-        """Renew it in good time, as a worker's keeper of leases does beside the work."""
-        ticket, now = self.actor.ticket, self.play.clock.seconds
-        assert ticket is not None
-        if progress.state == "waiting" and now + progress.check_after.total_seconds() - self.leased_at > 30.0:
-            self.catalog.rollouts.renew(ticket, LEASE + progress.check_after)
-            self.leased_at = now
-
-    def _advance(self) -> float | None:
-        ticket = self.actor.ticket
-        assert ticket is not None
-        try:
-            progress = self.engine.advance(ticket)
-            self._keep_lease(progress)
-        except StepFailed as error:
-            self.play.halted(self, error)
-            return None
-        except Halted as error:
-            with suppress(TransientError):
-                self.catalog.rollouts.give_back(ticket)
-            self.play.halted(self, error)
-            return None
-        except Fenced as error:
-            self.tell(f"steps back: {_short(error)}")
-            self.actor.ticket = None
-            return 10.0 if self.catalog.rollouts.get(self.rollout.id).state is RolloutState.OPEN else None
-        self.tell(f"{ticket.slot}: {progress.step}: {progress.message}")
-        self.play.counts["steps"] += 1
-        if progress.state == "done":
-            self.actor.ticket = None
-        if progress.state != "waiting":
-            return 0.0
-        return max(progress.check_after.total_seconds(), self.play.scenario.quantum)
-
-
 class Play:
     """The stage: the world, the scheduler, the people and the laws."""
 
@@ -205,11 +68,6 @@ class Play:
         self.actor: Actor | None = None
         self.holders: list[Holder] = []
         self.hired = 0
-        self.rollout: RolloutRecord | None = None
-        self.last_wave = 0
-        self.opened = 0
-        self.halts = 0
-        self.asked_for_help = False
         self.ending = ""
         self.fleet = Fleet.model_validate(self.scenario.fleet())
         self.database = memory(os.getpid())
@@ -218,6 +76,7 @@ class Play:
         self.world = DataCentre(self.rng, self.clock, self.fleet.name, balanced=self.scenario.balanced)
         self.laws = Laws(self.world, self.fleet, self.database.raw)
         self.troubles = Troubles(self)
+        self.people = People(self)
         self.platform = SimPlatform(self.world, self.troubles)
         self.balancer: Balancer = (
             SimBalancer(self.world, self.troubles) if self.scenario.balanced else none.Driver(none.Settings(), _nobody)
@@ -339,136 +198,15 @@ class Play:
         seconds = int(self.clock.seconds)
         self.story.append(f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d} {line}")
 
-    # The people
-
-    def open(self) -> None:
-        """Somebody, or the schedule, opens a rollout, and holders begin."""
-        version = self.troubles.release()
-        holder = self.catalog
-        try:
-            image = self.image(version)
-            plan = draw_plan(_ReadDeps(self).deps(), self.fleet, image)
-        except PhoenixError as error:
-            self.say(f"no plan: {_short(error)}")
-            self.after(60.0, self.open)
-            return
-        if not plan.slots:
-            self._at_rest(plan)
-            return
-        self.opened += 1
-        if self.opened > PATIENCE:
-            raise Violation(f"I16: {PATIENCE} rollouts, and the fleet is not on its release: {plan.lines()[:3]}")
-        self.halts = 0
-        self.rollout = holder.rollouts.open(
-            self.fleet.name,
-            FAMILY,
-            version,
-            Window(2026, 11),
-            f"run-{self.opened}",
-            plan.slots,
-            settings=freeze(self.fleet),
-            actor="airflow",
-            reason="scheduled refresh",
-        )
-        self.last_wave = max(each.wave for each in plan.slots)
-        self.say(f"rollout {self.rollout.id} to {version}: {len(plan.slots)} of {self.scenario.size} machines")
-        unfilled = frozenset(each.slot for each in plan.slots if not each.old_instance)
-        self.laws.aim(str(version), artefact_of(version).digest, unfilled)
-        for _ in range(self.scenario.engines):
-            self.hire()
-
     def hire(self) -> None:
         """One more holder goes to work on the rollout, if it is still open."""
-        rollout = self.rollout
+        rollout = self.people.rollout
         if rollout is None or self.catalog.rollouts.get(rollout.id).state is not RolloutState.OPEN:
             return
         self.hired += 1
         holder = Holder(self, f"worker-{self.hired}", rollout)
         self.holders.append(holder)
         self.after(0.0, holder.wake)
-
-    def halted(self, holder: Holder, error: Exception) -> None:
-        """A holder has come to a halt: somebody is told and looks into it."""
-        holder.tell(f"stops: {_short(error)}")
-        if not self.asked_for_help:
-            self.asked_for_help = True
-            self.after(self.rng.uniform(30.0, 600.0), self.help)
-
-    def help(self) -> None:
-        """Alice looks: she resumes, or gives up on this rollout and begins another once the trouble is over."""
-        self.asked_for_help = False
-        rollout = self.rollout
-        if rollout is None or self.catalog.rollouts.get(rollout.id).state is not RolloutState.HALTED:
-            return
-        self.halts += 1
-        if self.halts >= 3 or self.troubles.hopeless:
-            self.cancel("gives up")
-            return
-        self.say("alice resumes")
-        self.catalog.rollouts.resume(self.fleet.name, actor="alice", reason="looked into it")
-        for _ in range(self.scenario.engines):
-            self.hire()
-
-    def cancel(self, why: str) -> None:
-        """Alice cancels what is open; when the weather is better there is another rollout."""
-        try:
-            self.catalog.rollouts.cancel(self.fleet.name, actor="alice", reason=why)
-        except NotFound:
-            return
-        self.say(f"alice cancels: {why}")
-        self.troubles.calm()
-        self.after(400.0, self._begin_again)
-
-    def _begin_again(self) -> None:
-        """Once every lag is over: what is broken beyond repair is terminated by hand, then a rollout opens."""
-        for machine in list(self.world.roster.values()):
-            if machine.ours and machine.now.fleet == self.fleet.name and machine.now.state is InstanceState.FAILED:
-                self.say(f"alice terminates {machine.now.name}")
-                self.world.tell_server(machine, Backend.ABSENT)
-                self.world.set_state(machine, InstanceState.GONE)
-        self._undo_doubles()
-        self._admit_by_hand()
-        self.after(60.0, self.open)
-
-    def _undo_doubles(self) -> None:
-        """What serves on the release is never taken (I13), so a person takes one of two that people put in one slot."""
-        for slot in self.fleet.slots:
-            there = [
-                each
-                for each in self.world.roster.values()
-                if each.ours and (each.now.fleet, each.now.slot) == (self.fleet.name, slot)
-                if each.now.state is InstanceState.RUNNING and each.now.version == self.laws.target
-            ]
-            doubles = [each for each in there if each.marks_since > 0 or each.now.id in self.laws.outsiders]
-            for machine in doubles[: len(there) - 1]:
-                self.say(f"alice terminates {machine.now.name}")
-                self.world.tell_server(machine, Backend.ABSENT)
-                self.world.set_state(machine, InstanceState.GONE)
-
-    def _admit_by_hand(self) -> None:
-        """Where the brake would stop every rollout, a person first lets what runs serve again."""
-        world = self.world
-        dark = [slot for slot in self.fleet.slots if not world.lit[slot]]
-        if len(dark) <= self.laws.brake.most:
-            return
-        for machine in list(world.roster.values()):
-            known = machine.ours and machine.now.fleet == self.fleet.name and machine.now.slot in dark
-            if known and machine.now.state is InstanceState.RUNNING and machine.server is not Backend.HEALTHY:
-                self.say(f"alice admits {machine.now.name}")
-                world.tell_server(machine, Backend.STARTING)
-
-    def completed(self, rollout: RolloutRecord) -> None:
-        """A rollout is done: whatever is still not right is a matter for the next one."""
-        if self.rollout is not None and rollout.id == self.rollout.id:
-            self.say(f"rollout {rollout.id} is done")
-            self.rollout = None
-            self.troubles.calm()
-            self.after(400.0, self._begin_again)
-
-    def _at_rest(self, plan: Plan) -> None:
-        self.laws.at_rest(frozenset(slot for slot, _ in plan.refusals))
-        self.say(f"at rest: {len(self.world.serving)} machines serve on {self.laws.target}")
-        self.ending = "at rest"
 
     # From the first event to the last
 
@@ -477,7 +215,7 @@ class Play:
         violation = ""
         try:
             self.troubles.schedule()
-            self.after(0.0, self.open)
+            self.after(0.0, self.people.open)
             while self.heap and not self.ending:
                 self.run_until(self.heap[0][0])
                 if self.clock.seconds > LONGEST or self.ticks > MOST_EVENTS:
@@ -492,7 +230,7 @@ class Play:
         if violation:
             self.say(f"VIOLATION {violation}")
         self.counts["calls that change something"] = len(self.calls)
-        self.counts["rollouts"] = self.opened
+        self.counts["rollouts"] = self.people.opened
         return Outcome(self.scenario.seed, self.scenario, self.story, self.ending, violation, self.counts)
 
     def _settle_accounts(self) -> None:
@@ -500,19 +238,6 @@ class Play:
             raise Violation("L: nothing more happens, and the fleet is not at rest")
         self.laws.journals(self.calls)
         self.catalog.events.verify()
-
-
-class _ReadDeps:
-    """What a plan is drawn with: the same world, seen by nobody's process."""
-
-    def __init__(self, play: Play) -> None:
-        self.play = play
-        self.catalog = play.catalog
-        self.clock = play.clock
-
-    def deps(self) -> Deps:
-        """Reads only."""
-        return self.play.deps(self)  # type: ignore[arg-type]
 
 
 class _NoFolder(type(Path())):  # type: ignore[misc]
@@ -524,10 +249,6 @@ class _NoFolder(type(Path())):  # type: ignore[misc]
 
 def _nobody(conn_id: str) -> Any:
     raise AssertionError(f"the simulator needs no connection, and {conn_id} was asked for")
-
-
-def _short(error: Exception) -> str:
-    return str(error.args[0] if error.args else type(error).__name__)
 
 
 def play(seed: int, troubles: tuple[str, ...] | None = None, size: int | None = None) -> Outcome:

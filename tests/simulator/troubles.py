@@ -21,6 +21,7 @@ from phoenix_fleet.domain.models import Backend, Instance, InstanceState
 from phoenix_fleet.domain.windows import Version
 from tests.simulator.database import FAMILY, NEW, NEXT, OLD, artefact_of
 from tests.simulator.datacentre import Machine
+from tests.simulator.holder import Crash
 from tests.simulator.scenario import BAD_IMAGE
 
 if TYPE_CHECKING:
@@ -108,8 +109,6 @@ class Troubles:
         return False
 
     def _die_or_pause(self, may_pause: bool) -> None:
-        from tests.simulator.play import Crash
-
         if self.crashes and self.rng.random() < 0.01:
             self.crashes -= 1
             raise Crash
@@ -207,7 +206,7 @@ class Troubles:
             "balancer edits": lambda: self._strike(self._edit_balancer, (1, 3)),
             "no capacity": lambda: self._blow("no capacity", 0.7, ("launch",)),
             "halt by a person": lambda: self._strike(self._halt, (1, 2)),
-            "cancel by a person": lambda: self._strike(lambda: self.play.cancel("changed her mind"), (1, 1)),
+            "cancel by a person": lambda: self._strike(lambda: self.play.people.cancel("changed her mind"), (1, 1)),
             "revoked release": lambda: self._strike(self._revoke, (1, 1)),
             "stuck connections": self._stick,
             "catalog away": lambda: self._blow("catalog away", 0.3),
@@ -362,9 +361,7 @@ class Troubles:
             return
         self.play.say("alice halts")
         self.play.counts["halt by a person"] += 1
-        if not self.play.asked_for_help:
-            self.play.asked_for_help = True
-            self.play.after(self.rng.uniform(30.0, 600.0), self.play.help)
+        self.play.people.call_for_help()
 
     def _revoke(self) -> None:
         self.play.catalog.images.move(FAMILY, NEW, Rung.REVOKED, actor="alice", reason="a hole was found")

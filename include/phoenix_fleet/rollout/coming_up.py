@@ -9,6 +9,7 @@ from typing import Any
 from phoenix_fleet.domain import planner
 from phoenix_fleet.domain.errors import TransientError
 from phoenix_fleet.domain.fleets import Decision, Observed
+from phoenix_fleet.domain.left_over import crowded, find_left_over
 from phoenix_fleet.domain.models import Backend, Instance, InstanceState, LaunchIntent
 from phoenix_fleet.rollout import rationing, readiness, retiring, watching
 from phoenix_fleet.rollout.checking import check_image, target_of_slot
@@ -40,8 +41,8 @@ def launch(work: Replacement) -> Result:
         if not decision.allowed:
             if in_the_way := _left_over(work, observed):
                 return _make_room(work, in_the_way)
-            crowded = planner.crowded(work.shape, observed)
-            where = f"; there are {crowded}" if crowded else ""
+            several = crowded(work.shape, observed)
+            where = f"; there are {several}" if several else ""
             return Waiting(f"no room for another instance: {decision.reason}{where}", LATER)
     # A token that the platform has seen gives the same machine again, so after a crash this is adoption.
     wanted = Identity(work.name, intent.name, work.name, intent.token, intent.version)
@@ -80,7 +81,7 @@ def _find_left_over(work: Replacement, observed: Observed) -> Instance | None:
     """What came to no end in this slot or in one that waits."""
     spared = work.deps.catalog.rollouts.begun(work.rollout.id) - {work.name}
     kept = work.old.id if work.old else ""
-    return planner.find_left_over(work.shape, target_of_slot(work), observed, work.now, spared, kept)
+    return find_left_over(work.shape, target_of_slot(work), observed, work.now, spared, kept)
 
 
 def _idle_old(work: Replacement, observed: Observed) -> Instance | None:

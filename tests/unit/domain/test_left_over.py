@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from phoenix_fleet.domain.fleets import Observed
+from phoenix_fleet.domain.left_over import crowded, find_left_over
 from phoenix_fleet.domain.models import Instance, InstanceState
-from phoenix_fleet.domain.planner import crowded, find_left_over
 from tests.unit.domain.fleet_of import ABSENT, NEW, NOW, OLD, SHAPE, TARGET, UNHEALTHY, fleet, machine, seen
 
 SECOND = machine("web-02", NEW, name="web-02-new")

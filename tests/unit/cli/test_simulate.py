@@ -318,7 +318,7 @@ class TestPictures:
 
 @pytest.mark.slow
 def test_the_page_shows_what_its_command_says(tmp_path: Path) -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs/howto/plan-a-refresh.md").read_text()
+    page = (Path(__file__).resolve().parents[3] / "docs/howto/plan-a-refresh.md").read_text()
     (line,) = re.findall(r"^phoenix simulate (--size .*) --chart simulate.svg$", page, re.MULTILINE)
     found = told(*shlex.split(line))
     assert f"{found['probability']:.1%} of the trials" in page

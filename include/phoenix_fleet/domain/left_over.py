@@ -1,0 +1,59 @@
+"""What takes the room that a launch needs and that nobody misses. No I/O, no clock, no memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from datetime import datetime
+
+from phoenix_fleet.domain.fleets import FleetShape, Observed, Target
+from phoenix_fleet.domain.models import Instance, InstanceState
+from phoenix_fleet.domain.planner import check_floor, find_fault, view_slot
+
+MOST_NAMED = 5
+"""So many are named where many could be."""
+
+
+def crowded(shape: FleetShape, observed: Observed) -> str:
+    """Which slots hold more than one instance that is not gone, in words; empty if none does."""
+    living = Counter(each.slot for each in observed.instances if each.state is not InstanceState.GONE)
+    several = [f"{living[slot]} in {slot}" for slot in shape.slots if living[slot] > 1]
+    more = f" and {len(several) - MOST_NAMED} more slots" if len(several) > MOST_NAMED else ""
+    return ", ".join(several[:MOST_NAMED]) + more
+
+
+def find_left_over(
+    shape: FleetShape, target: Target, observed: Observed, now: datetime, spared: Collection[str], kept: str = ""
+) -> Instance | None:
+    """An instance beside another one in its slot, which takes the room that a launch needs and that nobody misses.
+
+    Either it is out of service, or it has to go, another one serves in its slot and the floor holds without it. In
+    slots that are ``spared`` nothing is left over: there it may be the new instance of a replacement under way or
+    done. ``kept`` is the id of one that is never taken for a left-over.
+    """
+    shared = Counter(each.slot for each in observed.instances if each.state is not InstanceState.GONE)
+    in_service = None
+    for slot in shape.slots:
+        if shared[slot] < 2 or slot in spared:
+            continue
+        view = view_slot(shape, slot, target, observed, now)
+        if view.surplus:
+            return view.surplus[0]
+        if view.new is not None and view.old is not None and not view.serves and view.old.id != kept:
+            return view.old
+        in_service = in_service or _missed_by_nobody(shape, slot, target, observed, now, kept)
+    return in_service
+
+
+def _missed_by_nobody(
+    shape: FleetShape, slot: str, target: Target, observed: Observed, now: datetime, kept: str
+) -> Instance | None:
+    """One of several in service in that slot that has to go and may."""
+    serving = [each for each in observed.in_slot(slot) if observed.serves(each)]
+    if len(serving) < 2:
+        return None
+    for each in serving:
+        faulty = each.id != kept and find_fault(each, shape, target, observed, now)
+        if faulty and check_floor(shape.size, shape.budget.max_unavailable, observed, each.id).allowed:
+            return each
+    return None
