@@ -47,7 +47,7 @@ from tests.e2e.debian_base import (
     wait_for,
 )
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.timeout(600)]
 
 
 class TestTheImage:

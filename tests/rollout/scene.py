@@ -326,7 +326,9 @@ class Scene:
         meant |= {(each.action, each.params["name"]) for each in intents}
         calls = [(call.method, call.subject, call.at) for call in (*self.platform.calls(), *self.balancer.calls())]
         made = {(method, subject) for method, subject, at in calls if method in MUTATIONS and at >= START.timestamp()}
-        made -= {(method, subject) for method in ("launch", "admit", "drain") for subject in self.by_hand} - meant
+        made -= {
+            (method, subject) for method in ("launch", "admit", "drain", "remove") for subject in self.by_hand
+        } - meant
         assert made <= meant, f"calls without an intent: {made - meant}"
         assert not [each for each in intents if each.outcome is None], "an intent was left without an outcome"
 

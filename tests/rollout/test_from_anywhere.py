@@ -65,7 +65,9 @@ class Hands:
             self.scene.platform.retag(key, slot=self.rnd.choice(self.scene.fleet.slots))
 
     def give_away(self) -> None:
-        if key := self._one():
+        """To another fleet; not all of them, which nobody could tell from a broken view."""
+        ours = [key for key, each in self.scene.living().items() if each["fleet"] == "web"]
+        if len(ours) > 2 and (key := self._one()):
             self.scene.platform.retag(key, fleet="lab")
 
     def kill(self) -> None:
@@ -128,7 +130,7 @@ def finish(chaos: Chaos, run: str) -> None:
         if scene.state(rollout) is RolloutState.HALTED:
             look_into(chaos, scene.catalog.rollouts.get(rollout.id).halted_reason)
         if scene.state(rollout) is RolloutState.CANCELLED:
-            return
+            rollout = scene.open(run=f"{run}, anew {scene.holder()}", version=NEWER)
         try:
             assert scene.run(rollout).state is RolloutState.DONE
         except (errors.StepFailed, errors.Halted):
@@ -138,17 +140,38 @@ def finish(chaos: Chaos, run: str) -> None:
 
 
 def look_into(chaos: Chaos, why: str) -> None:
-    """What the runbooks say: mend the cause of a meltdown, cancel what would be a downgrade, and else go on."""
+    """What the runbooks say: mend the cause of a meltdown, plan anew where the plan fits no more, else go on."""
     scene = chaos.scene
+    rollout = scene.catalog.rollouts.current("web")
+    assert rollout is not None
     if "the brake of web" in why:
         for key, machine in scene.living().items():
             if machine["fleet"] == "web" and machine["state"] is InstanceState.RUNNING:
+                scene.by_hand.add(machine["name"])
                 Hands.unwatched(scene, lambda key=key: scene.balancer.admit(scene.platform.get_instance(key)))
         scene.clock.advance(timedelta(minutes=1))
-    if "never a downgrade" in why:
+    crowded = "no room for another instance" in why
+    if crowded and rollout.version == NEWER:
+        remove_twin(chaos)
+    if "never a downgrade" in why or "has to stay for now" in why or (crowded and rollout.version != NEWER):
+        # A newer one stands in the way, or what is missing is none of this rollout's.
         scene.catalog.rollouts.cancel("web", actor="alice", reason=why)
     else:
         scene.catalog.rollouts.resume("web", actor="alice", reason="looked into it")
+
+
+def remove_twin(chaos: Chaos) -> None:
+    """Of two that somebody put into one slot, both on the release, only a person may take one away (I13)."""
+    scene, seen = chaos.scene, set()
+    for key, machine in sorted(scene.living().items()):
+        if (machine["fleet"], machine["version"]) != ("web", str(NEWER)):
+            continue
+        if machine["slot"] in seen:
+            scene.by_hand.add(machine["name"])
+            Hands.unwatched(scene, lambda key=key: scene.balancer.remove(scene.platform.get_instance(key)))
+            scene.platform.set_state(key, InstanceState.GONE)
+            return
+        seen.add(machine["slot"])
 
 
 def reap(chaos: Chaos) -> None:

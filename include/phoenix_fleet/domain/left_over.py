@@ -23,18 +23,30 @@ def crowded(shape: FleetShape, observed: Observed) -> str:
 
 
 def find_left_over(
-    shape: FleetShape, target: Target, observed: Observed, now: datetime, spared: Collection[str], kept: str = ""
+    shape: FleetShape,
+    target: Target,
+    observed: Observed,
+    now: datetime,
+    spared: Collection[str],
+    kept: str = "",
+    *,
+    done: Collection[str] = (),
 ) -> Instance | None:
     """An instance beside another one in its slot, which takes the room that a launch needs and that nobody misses.
 
-    Either it is out of service, or it has to go, another one serves in its slot and the floor holds without it. In
-    slots that are ``spared`` nothing is left over: there it may be the new instance of a replacement under way or
-    done. ``kept`` is the id of one that is never taken for a left-over.
+    Either it is out of service, or it has to go, another one serves in its slot and the floor holds without it.
+
+    :param spared: slots in which nothing is left over: it may be the new instance of a replacement under way.
+    :param kept: id of one that is never taken for a left-over.
+    :param done: slots whose replacement is done: there only what runs another release is left over.
     """
     shared = Counter(each.slot for each in observed.instances if each.state is not InstanceState.GONE)
     in_service = None
     for slot in shape.slots:
         if shared[slot] < 2 or slot in spared:
+            continue
+        if slot in done:
+            in_service = in_service or _outdated_beside(shape, slot, target, observed, now)
             continue
         view = view_slot(shape, slot, target, observed, now)
         if view.surplus:
@@ -55,5 +67,21 @@ def _missed_by_nobody(
     for each in serving:
         faulty = each.id != kept and find_fault(each, shape, target, observed, now)
         if faulty and check_floor(shape.size, shape.budget.max_unavailable, observed, each.id).allowed:
+            return each
+    return None
+
+
+def _outdated_beside(
+    shape: FleetShape, slot: str, target: Target, observed: Observed, now: datetime
+) -> Instance | None:
+    """One on another release, beside a good one that serves in that slot: somebody put it there since."""
+    standing = observed.in_slot(slot)
+    faults = {each.id: find_fault(each, shape, target, observed, now) for each in standing}
+    if not any(observed.serves(each) and not faults[each.id] for each in standing):
+        return None
+    for each in standing:
+        if not faults[each.id] or each.version == str(target.version):
+            continue
+        if check_floor(shape.size, shape.budget.max_unavailable, observed, each.id).allowed:
             return each
     return None

@@ -11,10 +11,10 @@ from phoenix_fleet.domain.errors import TransientError
 from phoenix_fleet.domain.fleets import Decision, Observed
 from phoenix_fleet.domain.left_over import crowded, find_left_over
 from phoenix_fleet.domain.models import Backend, Instance, InstanceState, LaunchIntent
-from phoenix_fleet.rollout import rationing, readiness, retiring, watching
+from phoenix_fleet.rollout import giving_way, rationing, readiness, retiring, watching
 from phoenix_fleet.rollout.checking import check_image, target_of_slot
 from phoenix_fleet.rollout.measuring import look_early, measure_all
-from phoenix_fleet.rollout.progress import AT_ONCE, LATER, SOON, Failing, Moved, Result, Waiting, pause, soon, words
+from phoenix_fleet.rollout.progress import AT_ONCE, SOON, Failing, Moved, Result, Waiting, pause, soon, words
 from phoenix_fleet.rollout.replacement import Identity, Replacement, may_have_happened
 from phoenix_fleet.rollout.retiring import ASK_AGAIN
 
@@ -43,7 +43,7 @@ def launch(work: Replacement) -> Result:
                 return _make_room(work, in_the_way)
             several = crowded(work.shape, observed)
             where = f"; there are {several}" if several else ""
-            return Waiting(f"no room for another instance: {decision.reason}{where}", LATER)
+            return giving_way.wait(work, observed, f"no room for another instance: {decision.reason}{where}")
     # A token that the platform has seen gives the same machine again, so after a crash this is adoption.
     wanted = Identity(work.name, intent.name, work.name, intent.token, intent.version)
     try:
@@ -79,17 +79,21 @@ def _left_over(work: Replacement, observed: Observed) -> Identity | None:
 
 def _find_left_over(work: Replacement, observed: Observed) -> Instance | None:
     """What came to no end in this slot or in one that waits."""
-    spared = work.deps.catalog.rollouts.begun(work.rollout.id) - {work.name}
+    rollouts, rollout = work.deps.catalog.rollouts, work.rollout.id
+    under_way = {each.slot for each in rollouts.under_way(rollout)} - {work.name}
+    done = rollouts.begun(rollout) - under_way - {work.name}
     kept = work.old.id if work.old else ""
-    return find_left_over(work.shape, target_of_slot(work), observed, work.now, spared, kept)
+    return find_left_over(work.shape, target_of_slot(work), observed, work.now, under_way, kept, done=done)
 
 
 def _idle_old(work: Replacement, observed: Observed) -> Instance | None:
     """The very instance that goes out, if it has been out of service for long and nobody else will make room."""
     old = observed.find(work.old.id) if work.old else None
     alone = len(work.deps.catalog.rollouts.under_way(work.rollout.id)) == 1
-    if old is None or not alone or observed.serves(old) or old.state is not InstanceState.RUNNING:
+    if old is None or not alone or observed.serves(old):
         return None
+    if old.state not in (InstanceState.RUNNING, InstanceState.FAILED):
+        return None  # it comes up, or goes by itself
     return old if work.lasting("old idle") >= IDLE_FOR else None
 
 

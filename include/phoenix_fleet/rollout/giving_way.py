@@ -1,7 +1,7 @@
-"""A slot that the floor holds, because another one behind it in the queue is dark, lets that go first.
+"""A slot that the floor or a full surge holds, while another one behind it in the queue is dark, lets that go first.
 
-Nothing is lost where nothing serves, and only a new instance there lets the floor go on. Otherwise the two would wait
-for each other until a person comes (decision 0043).
+Nothing is lost where nothing serves, and often only a new instance there lets the others go on. Otherwise they would
+wait for each other until a person comes (decision 0043).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ HELD_FOR = timedelta(minutes=2)
 
 
 def wait(work: Replacement, observed: Observed, told: str) -> Waiting | GivesWay:
-    """What a slot does that the floor holds: wait, or after a while give way."""
-    if work.lasting("held by the floor") < HELD_FOR:
+    """What a slot does that is held: wait, or after a while give way."""
+    if work.lasting("held up") < HELD_FOR:
         return Waiting(told, LATER)
     slots = work.deps.catalog.rollouts.slots(work.rollout.id)
     waiting = [each.slot for each in slots if each.state is SlotState.WAITING]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from phoenix_fleet.domain.fleets import Observed
 from phoenix_fleet.domain.left_over import crowded, find_left_over
 from phoenix_fleet.domain.models import Instance, InstanceState
@@ -45,6 +47,19 @@ def test_the_only_one_in_service_is_never_left_over() -> None:
     going = machine("web-01", name="going", state=InstanceState.STOPPING)
     observed = beside(going, SECOND)
     assert found(observed) == machine("web-02", OLD)
+
+
+def test_where_a_replacement_is_done_only_what_runs_another_release_is_left_over() -> None:
+    others = [machine(slot) for slot in ("web-01", "web-03", "web-04")]
+    new = replace(SECOND, name="web-02")
+    moved = machine("web-02", OLD, name="moved")
+    twin = machine("web-02", NEW, name="twin")
+    done = {"done": ["web-02"]}
+    assert find_left_over(SHAPE, TARGET, seen(*others, new, moved), NOW, (), **done) == moved
+    assert find_left_over(SHAPE, TARGET, seen(*others, new, moved, moved=UNHEALTHY), NOW, (), **done) == moved
+    assert find_left_over(SHAPE, TARGET, seen(*others, new, twin, twin=UNHEALTHY), NOW, (), **done) is None
+    assert find_left_over(SHAPE, TARGET, seen(*others, new, moved, web_02=UNHEALTHY), NOW, (), **done) is None
+    assert find_left_over(SHAPE, TARGET, seen(*others[1:], new, moved), NOW, (), **done) is None, "the floor"
 
 
 def test_which_slots_hold_several_is_told() -> None:
