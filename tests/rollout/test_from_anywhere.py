@@ -150,6 +150,12 @@ def look_into(chaos: Chaos, why: str) -> None:
                 scene.by_hand.add(machine["name"])
                 Hands.unwatched(scene, lambda key=key: scene.balancer.admit(scene.platform.get_instance(key)))
         scene.clock.advance(timedelta(minutes=1))
+        if not scene.serving():
+            # Replacing the machines is the cure itself.
+            brake = type(scene.fleet.brake).model_validate({"share": "100%"})
+            scene.fleet = scene.fleet.model_copy(update={"brake": brake})
+            scene.catalog.rollouts.cancel("web", actor="alice", reason=why)
+            return
     crowded = "no room for another instance" in why
     if crowded and rollout.version == NEWER:
         remove_twin(chaos)

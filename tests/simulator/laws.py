@@ -114,18 +114,28 @@ class Laws:
             _hold(spare, "I12", f"{method} {now.name} with the ticket of {actor.ticket.slot}")
 
     def _is_left_over(self, actor: Actor, method: str, machine: Machine, blur: float) -> bool:
-        """Whether another one is beside it, no newcomer, which serves if it does itself, and nobody else is at it."""
+        """Whether another one is beside it, no newcomer, which serves if it does itself, and nobody else is at it.
+
+        Where the replacement is done, what runs another release is left over beside one on it that serves.
+        """
         assert actor.ticket is not None
         now, serving = machine.now, self.world.serving
         serves = now.id in serving and machine.seen[-1][0] <= self.world.at - blur
-        others, newcomers = 0, set()
-        for number, new in self.raw.execute(
-            "SELECT s.seq, s.new_instance FROM slots s JOIN rollouts r ON r.id = s.rollout_id "
+        at_it, done, newcomers = False, False, set()
+        for number, new, state in self.raw.execute(
+            "SELECT s.seq, s.new_instance, s.state FROM slots s JOIN rollouts r ON r.id = s.rollout_id "
             "WHERE r.state = 'open' AND s.slot = ? AND s.state IN ('running', 'done')",
             (now.slot,),
         ):
-            others += number != actor.ticket.seq
+            if number != actor.ticket.seq:
+                at_it, done = at_it or state == "running", done or state == "done"
             newcomers.add(new)
+        if done and not at_it:
+            stays = any(
+                each.now.slot == now.slot and each.now.version == self.target and each.now.id in serving
+                for each in self.world.roster.values()
+            )
+            return method in TAKING and now.version != self.target and (stays or blur > 0)
         beside = any(
             each is not machine
             and each.now.slot == now.slot
@@ -134,7 +144,7 @@ class Laws:
             and (not serves or each.now.id in serving)
             for each in self.world.roster.values()
         )
-        return method in TAKING and beside and (not others or blur > 0)
+        return method in TAKING and beside and (not at_it or blur > 0)
 
     def _no_meltdown(self, actor: Actor, method: str, blur: float) -> None:
         """I26: nothing is touched while too much of the fleet is out of service."""

@@ -140,7 +140,7 @@ def view_slot(shape: FleetShape, slot: str, target: Target, observed: Seen, now:
     good, bad = [*good, *back], [instance for instance in bad if instance not in back]
     if not bad:
         return SlotView(slot, reason=f"{good[-1].name} was to be replaced and comes back into service", new=good[-1])
-    old = next((instance for instance in bad if observed.serves(instance)), bad[-1])
+    old = _goes_first(bad, observed)
     new = good[-1] if good else None
     reason = faults[old.id] if new is None else f"left over beside {new.name}: {faults[old.id]}"
     serves = observed.serves(old)
@@ -148,6 +148,16 @@ def view_slot(shape: FleetShape, slot: str, target: Target, observed: Seen, now:
         return SlotView(slot, refused=f"{reason}, but {refused}")
     surplus = tuple(each for each in bad if each is not old and not observed.serves(each))
     return SlotView(slot, reason=reason, old=old, new=new, surplus=surplus, serves=serves)
+
+
+def _goes_first(bad: Sequence[Instance], observed: Seen) -> Instance:
+    """The one that the replacement is for: one that serves, and best the last one in its zone.
+
+    Its successor is born in that zone, so of several it is the one that nothing else may take.
+    """
+    serving = [instance for instance in bad if observed.serves(instance)]
+    last = [instance for instance in serving if instance.zone and observed.serving_in(instance.zone) == 1]
+    return [*last, *serving, bad[-1]][0]
 
 
 def _comes_back(instance: Instance, target: Target, observed: Seen) -> bool:

@@ -52,8 +52,11 @@ def _bring_back(work: Replacement) -> Waiting | None:
     if instance is None or instance.state is not InstanceState.RUNNING or old.difference(instance):
         return None
     status = work.status(instance)
-    if status.state in (Backend.ABSENT, Backend.DRAINING):
+    # Reads may lag behind: once it was told to drain, "healthy" says nothing until it was admitted after that.
+    told_to_drain = work.facts.get("drain_asked") and not work.facts.get("readmitted")
+    if status.state in (Backend.ABSENT, Backend.DRAINING) or told_to_drain:
         work.act("admit", old, lambda: work.deps.balancer.admit(instance))
+        work.note(readmitted=True)
         return Waiting(f"{old.name} is admitted again", SOON)
     if status.state is Backend.HEALTHY or not work.facts.get("old_served"):
         return None
