@@ -373,4 +373,28 @@ MUTANTS = (
         "if view.old is None and (rationed := rationing.find_rationed(work)):",
         (f"{_RATIONING}test_who_waits_says_for_what_and_until_when_and_everything_serves_meanwhile",),
     ),
+    Mutant(
+        "healthy-is-believed-after-a-drain",
+        "I3: what was told to drain is admitted again, whatever reads that lag say",
+        "rollout/undoing.py",
+        'told_to_drain = work.facts.get("drain_asked") and not work.facts.get("readmitted")',
+        "told_to_drain = False",
+        (f"{_SEEDS}test_what_was_told_to_drain_serves_again_even_if_the_balancers_answer_is_old",),
+    ),
+    Mutant(
+        "unseen-is-not-there",
+        "I2, I10: what was launched a moment ago counts although no listing shows it",
+        "rollout/coming_up.py",
+        "planner.check_surge(work.shape, observed, _unseen(work, observed))",
+        "planner.check_surge(work.shape, observed)",
+        (f"{_SEEDS}test_a_launch_that_no_listing_shows_yet_takes_its_room",),
+    ),
+    Mutant(
+        "dark-slots-wait-their-turn",
+        "I16: where nothing serves goes before what the floor holds",
+        "rollout/giving_way.py",
+        "if not dark:",
+        "if dark or not dark:",
+        ("rollout/test_giving_way.py::test_what_died_behind_the_first_goes_before_it",),
+    ),
 )

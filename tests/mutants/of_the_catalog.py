@@ -169,4 +169,12 @@ MUTANTS = (
         '"ended_at": None,\n    }\n    tx.connection.execute(_CHANGE',
         (f"{_INTENTS}test_begun_again_it_is_the_same_intent_and_pending_again",),
     ),
+    Mutant(
+        "unattended-time-counts",
+        "I16: the time in which nobody had a lease is none of a step's own",
+        "catalog/tickets.py",
+        "return began + (now - row.lease_until)",
+        "return began",
+        ("unit/catalog/test_tickets.py::test_the_time_in_which_nobody_had_a_lease_is_none_of_the_steps",),
+    ),
 )

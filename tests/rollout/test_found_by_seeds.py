@@ -9,9 +9,13 @@ import pytest
 
 from phoenix_fleet.catalog.records import RolloutState
 from phoenix_fleet.domain.errors import StepFailed
-from phoenix_fleet.domain.models import Backend, InstanceState
+from phoenix_fleet.domain.models import Backend, BackendStatus, Instance, InstanceState
+from phoenix_fleet.domain.planner import view_slot
+from phoenix_fleet.domain.steps import Step
 from phoenix_fleet.gates import fake as fake_gate
+from tests.rollout.acts import old_machine, reach
 from tests.rollout.scene import NEW, OLD, START, Scene, no_connections
+from tests.unit.domain.fleet_of import NOW, SHAPE, TARGET, machine, seen
 
 Stage = Callable[..., Scene]
 
@@ -137,3 +141,57 @@ def test_what_somebody_gave_to_another_fleet_is_not_touched_any_more(stage: Stag
     with pytest.raises(StepFailed, match="belongs to lab, not web"):
         scene.drive(engine, ticket)
     assert new not in [call.subject for call in scene.platform.calls("terminate")]
+
+
+def test_what_was_told_to_drain_serves_again_even_if_the_balancers_answer_is_old(stage: Stage) -> None:
+    """Seed 2088: a machine dies while the old one is being drained, and reads still call that one healthy."""
+    scene = stage(max_surge="1", max_unavailable="0", drain={"limit": "10m", "policy": "fail"})
+    engine, ticket = reach(scene, Step.DRAIN)
+    old = old_machine(scene)["name"]
+    scene.balancer.set_connections(old, 3)
+    assert engine.advance(ticket).message == f"{old} gets no new connections"
+    scene.platform.set_state(old_machine(scene, "web-02")["id"], InstanceState.GONE)
+    truth = scene.front.state
+
+    def stale(instance: Instance) -> BackendStatus:
+        return BackendStatus(Backend.HEALTHY, 3) if instance.name == old else truth(instance)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scene.front, "state", stale)
+        with pytest.raises(StepFailed, match="has to stay"):
+            scene.drive(engine, ticket)
+    assert [call.method for call in scene.balancer.calls() if call.subject == old][-1] == "admit"
+
+
+def test_a_launch_that_no_listing_shows_yet_takes_its_room(stage: Stage) -> None:
+    """Seed 3190: reads fall back to before the launch, so the failed replacement's machine is not to be seen."""
+    scene = stage(max_surge="1", max_unavailable="0", size=1)
+    engine, ticket = reach(scene, Step.CONFIGURE)
+    scene.platform.lag(300)
+    with pytest.raises(StepFailed, match="not to be seen any more"):
+        scene.drive(engine, ticket)
+    scene.catalog.rollouts.resume("web", actor="alice", reason="looked into it")
+    ticket = scene.claim(engine, 0, scene.holder())
+    assert ticket
+    assert engine.advance(ticket).state == "moved"
+    progress = engine.advance(ticket)
+    assert (progress.state, progress.step) == ("waiting", Step.LAUNCH)
+    assert "1 launched a moment ago are not to be seen" in progress.message
+
+
+def test_one_that_failed_makes_room_for_its_successor(stage: Stage) -> None:
+    """Seed 187 of the mid-states: another slot has its new instance beside the old one, and the floor holds both."""
+    scene = stage(max_surge="1", max_unavailable="0")
+    scene.seed("web-03", NEW, attempt=9)
+    failed = old_machine(scene, "web-02")["id"]
+    scene.platform.set_state(failed, InstanceState.FAILED)
+    scene.balancer.set_health(scene.platform.machines()[failed]["name"], False)
+    assert scene.run(scene.open()).state is RolloutState.DONE
+    scene.check_at_rest()
+
+
+def test_of_two_old_ones_in_a_slot_the_last_of_its_zone_is_replaced_in_its_zone() -> None:
+    """Seed 2048: the other one may make room, and this one may not."""
+    zones = [machine("web-01", zone="a"), machine("web-01", name="moved", zone="b"), machine("web-02", zone="b")]
+    assert view_slot(SHAPE, "web-01", TARGET, seen(*zones), NOW).old == zones[0]
+    assert view_slot(SHAPE, "web-01", TARGET, seen(zones[1], zones[0], zones[2]), NOW).old == zones[0]

@@ -42,6 +42,7 @@ _LAUNCHES = (
         INTENTS.c.action == "launch",
         or_(INTENTS.c.ended_at.is_(None), INTENTS.c.ended_at > bindparam("since")),
         INTENTS.c.begun_at > bindparam("since"),
+        or_(INTENTS.c.outcome.is_(None), INTENTS.c.outcome != "failed"),
         ROLLOUTS.c.fleet == bindparam("fleet"),
     )
 )
@@ -136,6 +137,8 @@ class IntentStore:
 
     def launches(self, fleet: str, since: datetime, tx: Transaction | None = None) -> list[tuple[datetime, str]]:
         """When each launch for that fleet's rollouts was begun after that moment, and its idempotency token.
+
+        Those that the platform refused are left out.
 
         :param tx: look within this transaction instead of one of its own.
         """

@@ -312,14 +312,16 @@ def may_take_out(
     return check_floor(shape.size, shape.budget.max_unavailable, observed, old, counted=counted)
 
 
-def check_surge(shape: FleetShape, observed: Seen) -> Decision:
+def check_surge(shape: FleetShape, observed: Observed, unseen: int = 0) -> Decision:
     """Whether one more instance may be launched now.
 
-    Whatever is not gone for certain counts: starting, failed and stopping ones too.
+    Whatever is not gone for certain counts: starting, failed and stopping ones too, and those ``unseen`` that were
+    launched a moment ago and that no listing shows.
     """
     live, most = observed.living_in(shape.known), shape.size + shape.budget.max_surge
-    if live + 1 > most:
-        return Decision(False, f"{live} instances are not gone yet, and {most} are the most allowed")
+    if live + unseen + 1 > most:
+        launched = f", {unseen} launched a moment ago are not to be seen" if unseen else ""
+        return Decision(False, f"{live} instances are not gone yet{launched}, and {most} are the most allowed")
     return Decision(True, f"{live} of at most {most} instances are there")
 
 

@@ -20,6 +20,9 @@ from phoenix_fleet.rollout.retiring import ASK_AGAIN
 
 HEALTHY_LOOKS = 2
 """How often in a row the balancer must say healthy."""
+LAGS_FOR = timedelta(minutes=6)
+"""A listing that leaves out what was launched so long ago shows that it is not there: listings lag by minutes at most
+(EC2's guide on eventual consistency; the simulator's reads by up to 5)."""
 IDLE_FOR = timedelta(minutes=2)
 """So long the instance that goes out must have been out of service before it goes to make room for its successor."""
 LONGEST_GAP = timedelta(seconds=90)
@@ -37,7 +40,7 @@ def launch(work: Replacement) -> Result:
     observed = work.observe()
     found = next((each for each in observed.instances if each.token == intent.token), None)
     if found is None:
-        decision = planner.check_surge(work.shape, observed)
+        decision = planner.check_surge(work.shape, observed, _unseen(work, observed))
         if not decision.allowed:
             if in_the_way := _left_over(work, observed):
                 return _make_room(work, in_the_way)
@@ -66,6 +69,18 @@ def launch(work: Replacement) -> Result:
         new_instance=born.id,
         facts={"new": Identity.of(born).facts()},
     )
+
+
+def _unseen(work: Replacement, observed: Observed) -> int:
+    """How many were launched for the fleet so recently that a listing may not show them, and were not taken away.
+
+    This attempt's own is not among them: a launch of that again is the same instance.
+    """
+    intents = work.deps.catalog.intents
+    launched = {token for _, token in intents.launches(work.fleet.name, work.now - LAGS_FOR)}
+    listed = {each.token for each in observed.instances}
+    told = set(intents.told_to_terminate(work.now - LAGS_FOR).values())
+    return len(launched - listed - told - {work.launch_intent().token})
 
 
 def _left_over(work: Replacement, observed: Observed) -> Identity | None:
