@@ -23,7 +23,7 @@ from lab.world import Lab, alone
 from phoenix_fleet.domain.windows import Window
 from tests.e2e.browser import Browser
 
-pytestmark = [pytest.mark.e2e, pytest.mark.browser]
+pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(1500)]
 IMAGE, FLEET = "image.debian-base", "fleet.web"
 
 
@@ -40,7 +40,7 @@ class Ui:
         runs = self.api.get(f"dags/{dag_id}/dagRuns", order_by="-run_after", limit=1)["dag_runs"]
         return str(runs[0]["dag_run_id"])
 
-    def wait_until_ended(self, dag_id: str, run_id: str, seconds: float = 600) -> str:
+    def wait_until_ended(self, dag_id: str, run_id: str, seconds: float = 1200) -> str:
         for window in (self.demo, self.approver):
             window.rest()
         deadline = time.monotonic() + seconds
@@ -90,7 +90,7 @@ def trigger_by_form(ui: Ui, dag_id: str, picture: str) -> str:
 
 def test_an_image_is_released_by_form_and_approval(ui: Ui) -> None:
     run_id = trigger_by_form(ui, IMAGE, "trigger")
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + 1200
     ui.demo.rest()
     while not (questions := ui.api.questions(IMAGE, run_id)):
         assert time.monotonic() < deadline

@@ -10,7 +10,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,13 @@ from phoenix_fleet.catalog import Catalog
 from phoenix_fleet.catalog.records import RolloutState, SlotState
 from phoenix_fleet.domain.ladder import Rung
 from phoenix_fleet.domain.models import OWNER
+from tests.sampling import sample
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker]
 
 PLACES = Places.find()
 FIRST, SECOND = 12 * 60, 5 * 60
 """Seconds that a demo may take: with an empty cache, and after that."""
-SAMPLED = 2
-"""So many breaks besides the rollout's own are played in one run."""
 
 
 @dataclass(frozen=True)
@@ -166,20 +164,7 @@ def test_the_chain_refreshes_the_fleet_and_drops_nothing(catalog: Catalog) -> No
     assert all(Path(report).exists() for report in reports)
 
 
-def played() -> list[str]:
-    """The breaks of this run: the rollout's, and two others that change from day to day; with PHOENIX_BREAKS=all, all.
-
-    Each takes minutes, and together they would not leave CI its hour. What the gates do is tested at every break with
-    fakes too (tests/dags).
-    """
-    if os.environ.get("PHOENIX_BREAKS") == "all":
-        return list(BREAKS)
-    others = [name for name in BREAKS if name != "rollout"]
-    today = datetime.now(UTC).toordinal()
-    return [*(others[(today * SAMPLED + number) % len(others)] for number in range(SAMPLED)), "rollout"]
-
-
-@pytest.mark.parametrize("name", played())
+@pytest.mark.parametrize("name", [*sample([name for name in BREAKS if name != "rollout"], 1), "rollout"])
 def test_a_broken_stage_stops_the_chain_there(name: str) -> None:
     ended = demo("--yes", "--keep", "--break", name)
     assert ended.code == 0
@@ -217,7 +202,7 @@ def test_a_broken_stage_stops_the_chain_there(name: str) -> None:
         assert any(alert["body"]["runbook"] == failure["runbook"] for alert in received(PLACES.alerts))
 
 
-@pytest.mark.parametrize("when", ["Filling", "image.debian-base test: running"])
+@pytest.mark.parametrize("when", sample(["Filling", "image.debian-base test: running"], 1))
 def test_ctrl_c_ends_all_of_it(when: str) -> None:
     process = subprocess.Popen(
         ["scripts/demo", "--yes"],

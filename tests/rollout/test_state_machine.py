@@ -1,7 +1,7 @@
 """Anything in any order: engines that advance, die, sleep and wake, people who steer, and a world that fails.
 
 What must hold at the moment of a call that changes something is checked at every such call (tests/rollout/strict.py,
-scene.py), the rest after every rule (chaos.py). ``PHOENIX_STORIES=1000`` tells all that are asked for.
+scene.py), the rest after every rule (chaos.py). ``PHOENIX_STORIES`` says how many are told.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from phoenix_fleet.domain import errors
 from tests.rollout.chaos import NEWER, Chaos
 from tests.rollout.conftest import MEMORY
 from tests.rollout.scene import NEW
+from tests.sampling import WHOLE
 
 holders = st.integers(0, 2)
 numbers = st.integers(0, 5)
@@ -166,5 +167,5 @@ def run(examples: int, *, random: bool = False) -> None:
 
 @pytest.mark.slow
 def test_stories_without_a_violation() -> None:
-    """Some 0.7 s of one core each, so a quarter of the whole by default."""
-    run(int(os.environ.get("PHOENIX_STORIES", "250")))
+    """Some 0.7 s of one core each, so an eighth of the whole by default."""
+    run(int(os.environ.get("PHOENIX_STORIES", "1000" if WHOLE else "120")))
