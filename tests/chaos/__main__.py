@@ -15,6 +15,7 @@ from lab.places import REPOSITORY
 from phoenix_fleet.airflow.process import LEASE
 from tests.chaos.blows import draw
 from tests.chaos.campaign import Campaign
+from tests.chaos.judging import RECOVERY_LIMIT
 from tests.chaos.report import render, versions
 from tests.chaos.world import standing
 
@@ -26,6 +27,7 @@ def main(
     blows: Annotated[int, typer.Option(min=1, help="How many blows.")] = 170,
     seed: Annotated[int, typer.Option(help="What they are drawn from.")] = 1,
     minutes: Annotated[float, typer.Option(min=0, help="Begin no rollout after so many minutes. Default: any.")] = 0,
+    limit: Annotated[float, typer.Option(min=1, help="Seconds that the fleet may stand still.")] = RECOVERY_LIMIT,
     report: Annotated[bool, typer.Option("--report", help=f"Write {REPORT.relative_to(REPOSITORY)}.")] = False,
     result: Annotated[Path | None, typer.Option(help="Write what came of it here, as JSON.")] = None,
 ) -> None:
@@ -37,7 +39,7 @@ def main(
 
     parts = versions()
     with standing(log) as lab:
-        outcome = Campaign(lab, seed, draw(seed, blows, lease=LEASE.total_seconds()), minutes).play()
+        outcome = Campaign(lab, seed, draw(seed, blows, lease=LEASE.total_seconds()), minutes, limit).play()
     page = render(outcome, parts)
     if report:
         REPORT.write_text(page, encoding="utf-8")

@@ -82,6 +82,8 @@ class Outcome:
     traffic: dict[str, Any] = field(default_factory=dict)
     events: int = 0
     seconds: float = 0.0
+    limit: float = RECOVERY_LIMIT
+    """Seconds that a fleet may stand still after a blow."""
 
     @property
     def broken(self) -> list[str]:
@@ -96,7 +98,9 @@ class Outcome:
 class Campaign:
     """One campaign in one lab."""
 
-    def __init__(self, lab: ChaosLab, seed: int, blows: list[Blow], minutes: float = 0.0) -> None:
+    def __init__(
+        self, lab: ChaosLab, seed: int, blows: list[Blow], minutes: float = 0.0, limit: float = RECOVERY_LIMIT
+    ) -> None:
         self._lab, self._left = lab, list(blows)
         self._until = time.monotonic() + minutes * 60 if minutes else float("inf")
         self._engine = lab.connections("docker")
@@ -105,7 +109,7 @@ class Campaign:
         self._dealer = Dealer(lab.airflow, self._records)
         self._catalog: Catalog = lab.catalog()
         self._stops: list[Span] = []
-        self.outcome = Outcome(seed, len(blows))
+        self.outcome = Outcome(seed, len(blows), limit=limit)
 
     def play(self) -> Outcome:
         """Deal every blow; ends early at the first run that does not end well, or when the time is over."""
@@ -174,7 +178,7 @@ class Campaign:
         self._lab.log(f"{version}: {state}, stood still for {standstill:.0f} s at most")
         if state != "success":
             self._fault(f"{version} ended as {state}", run_id)
-        if standstill > RECOVERY_LIMIT:
+        if standstill > self.outcome.limit:
             self.outcome.faults.append(f"{version} stood still for {standstill:.0f} s")
         self._lab.airflow.end_orphans()
         self.outcome.leaks += self._leaks()
@@ -251,7 +255,7 @@ class Campaign:
         self._lab.log(f"{blow.number}: {blow.act} of {blow.part} ({dealt.target}) at {at}: went on after {told}")
         if took is None:
             self._fault(f"nothing went on after blow {blow.number}, {blow.act} of {blow.part} at {at}", run_id)
-        elif took > RECOVERY_LIMIT:
+        elif took > self.outcome.limit:
             self.outcome.faults.append(f"blow {blow.number}, {blow.act} of {blow.part} at {at}: {took:.0f} s")
 
     # What is seen

@@ -11,7 +11,6 @@ from statistics import median
 
 from tests.chaos.blows import DECK, Act, tally
 from tests.chaos.campaign import Outcome, Struck
-from tests.chaos.judging import RECOVERY_LIMIT
 from tests.chaos.world import RATE
 from tests.rollout.crash_matrix import current_commit
 
@@ -60,7 +59,7 @@ def render(outcome: Outcome, parts: dict[str, str]) -> str:
         f"| Containers at once | {outcome.births.most_alive} at most |",
         f"| Left over at rest | {len(outcome.leaks)} |",
         f"| Went on after | {_middle(taken)} median, {max(taken, default=0):.0f} s at most;"
-        f" limit {RECOVERY_LIMIT:.0f} s |",
+        f" limit {outcome.limit:.0f} s |",
         f"| Longest standstill of a rollout, stops left out |"
         f" {max((ran.standstill for ran in outcome.runs), default=0):.0f} s |",
         f"| Components started again | {_told(outcome.restarts)} |",

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 6
 """So many rollouts at most until the fleet is on its release."""
+TRIED = 3
+"""After so many a person tidies up whatever people have put where it does not belong."""
 
 
 class People:
@@ -119,13 +121,18 @@ class People:
         self.play.after(60.0, self.open)
 
     def _undo_doubles(self) -> None:
-        """What serves on the release is never taken (I13), so a person takes one of two that people put in one slot."""
+        """What serves on the release is never taken (I13), so a person takes one of two that people put in one slot.
+
+        After some rollouts that came to nothing also one that stands beside another release: it may hold the last of
+        a zone in the wrong slot, and only a person can say where it belongs.
+        """
         for slot in self.play.fleet.slots:
             there = [
                 each
                 for each in self.play.world.roster.values()
                 if each.ours and (each.now.fleet, each.now.slot) == (self.play.fleet.name, slot)
-                if each.now.state is InstanceState.RUNNING and each.now.version == self.play.laws.target
+                if each.now.state is InstanceState.RUNNING
+                if each.now.version == self.play.laws.target or self.opened >= TRIED
             ]
             doubles = [each for each in there if each.marks_since > 0 or each.now.id in self.play.laws.outsiders]
             for machine in doubles[: len(there) - 1]:
