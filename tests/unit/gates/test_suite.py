@@ -62,12 +62,12 @@ def test_a_suite_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
             open(os.environ["PHOENIX_FACTS"] + ".pid", "w").write(str(child.pid))
             child.wait()
         """,
-        timeout="5s",
+        timeout="15s",
     )
 
     assert judge(measurement) is Verdict.ERROR
-    assert "after 5 s" in measurement.error
-    assert time.monotonic() - started < 60
+    assert "after 15 s" in measurement.error
+    assert time.monotonic() - started < 120
     (pid,) = [int(path.read_text()) for path in (tmp_path / "work").glob("*.pid")]
     assert not Path(f"/proc/{pid}").exists() or "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
 
