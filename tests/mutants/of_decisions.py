@@ -38,8 +38,8 @@ MUTANTS = (
         "one-more-than-the-surge",
         "I2: surge bound",
         "domain/planner.py",
-        "if live + 1 > most:",
-        "if live > most:",
+        "if live + unseen + 1 > most:",
+        "if live + unseen > most:",
         (f"{_AT_ONCE}test_the_surge_bound_counts_all_that_is_not_gone",),
     ),
     Mutant(
