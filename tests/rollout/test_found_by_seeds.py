@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from phoenix_fleet.catalog.records import RolloutState
-from phoenix_fleet.domain.errors import StepFailed
+from phoenix_fleet.domain.errors import StepFailed, Unavailable
 from phoenix_fleet.domain.models import Backend, BackendStatus, Instance, InstanceState
 from phoenix_fleet.domain.planner import view_slot
 from phoenix_fleet.domain.steps import Step
@@ -195,3 +195,30 @@ def test_of_two_old_ones_in_a_slot_the_last_of_its_zone_is_replaced_in_its_zone(
     zones = [machine("web-01", zone="a"), machine("web-01", name="moved", zone="b"), machine("web-02", zone="b")]
     assert view_slot(SHAPE, "web-01", TARGET, seen(*zones), NOW).old == zones[0]
     assert view_slot(SHAPE, "web-01", TARGET, seen(zones[1], zones[0], zones[2]), NOW).old == zones[0]
+
+
+def test_what_is_adopted_is_admitted_whatever_the_balancer_says_of_it(stage: Stage) -> None:
+    """Seed 4439: the clean-up before had told it to drain, and reads that lag still called it healthy."""
+    scene = stage(max_surge="1", max_unavailable="0")
+    adopted = scene.seed("web-01", NEW, attempt=9)
+    engine, ticket = reach(scene, Step.ADMIT)
+    assert scene.catalog.rollouts.slot(1, ticket.seq).new_instance == adopted
+    assert engine.advance(ticket).message.endswith("is admitted")
+    assert scene.run(engine.rollout).state is RolloutState.DONE
+
+
+def test_the_limit_of_a_drain_runs_from_when_it_was_told(stage: Stage) -> None:
+    """Seed 4041: for a while no call came through, and then open connections were cut too soon."""
+    scene = stage(max_surge="1", max_unavailable="0", drain={"limit": "30s", "policy": "force"})
+    engine, ticket = reach(scene, Step.DRAIN)
+    old = old_machine(scene)["name"]
+    scene.balancer.set_connections(old, 3)
+    away = scene.clock.now() + timedelta(seconds=25)
+
+    def meet(position: str, method: str, subject: str) -> None:
+        if (position, method) == ("before", "drain") and scene.clock.now() < away:
+            raise Unavailable("no route to the balancer")
+
+    scene.on_call = meet
+    scene.drive(engine, ticket, until=lambda progress: progress.state == "moved")
+    assert scene.clock.now() >= away + timedelta(seconds=30)

@@ -77,9 +77,11 @@ def _unseen(work: Replacement, observed: Observed) -> int:
     This attempt's own is not among them: a launch of that again is the same instance.
     """
     intents = work.deps.catalog.intents
-    launched = {token for _, token in intents.launches(work.fleet.name, work.now - LAGS_FOR)}
+    now = work.now
+    # One that a clock gone wrong has put into the future says nothing.
+    launched = {token for begun, token in intents.launches(work.fleet.name, now - LAGS_FOR) if begun <= now}
     listed = {each.token for each in observed.instances}
-    told = set(intents.told_to_terminate(work.now - LAGS_FOR).values())
+    told = set(intents.told_to_terminate(now - LAGS_FOR).values())
     return len(launched - listed - told - {work.launch_intent().token})
 
 
@@ -161,17 +163,22 @@ def verify(work: Replacement) -> Result:
 
 
 def admit(work: Replacement) -> Result:
-    """Moved once the balancer has said healthy twice in a row."""
+    """Moved once the balancer has said healthy twice in a row, after it was told to admit the instance.
+
+    It is told also if it says healthy already: an earlier attempt may have told it to drain, which a read that lags
+    behind does not show. Admitting again disturbs nobody.
+    """
     new, instance = _new(work), _running(work)
     status = work.status(instance)
     looks = int(work.facts.get("healthy_looks") or 0)
-    if status.state is Backend.HEALTHY:
+    told = not work.has_balancer or bool(work.facts.get("admitted"))
+    if told and status.state is Backend.HEALTHY:
         looks += 1
         if looks >= HEALTHY_LOOKS:
             return Moved(f"{instance.name} is in service")
         # A whole second: the second look is worth something only if the balancer has checked again meanwhile.
         return Waiting(f"{instance.name} is healthy once", SOON, {"healthy_looks": looks})
-    if status.state in (Backend.ABSENT, Backend.DRAINING):
+    if not told or status.state in (Backend.ABSENT, Backend.DRAINING):
         asked = work.since("admit_asked")
         if asked is not None and timedelta() <= asked < ASK_AGAIN:
             return Waiting(f"{instance.name} is admitted, and {status.state} at the balancer so far", soon(asked))

@@ -34,7 +34,8 @@ def drain(work: Replacement) -> Result:
     idle = status.state in (Backend.DRAINING, Backend.ABSENT)
     # One that is not healthy may show no sign of a drain, and gets no connections any more all the same.
     if status.state is Backend.HEALTHY or not (idle or work.facts.get("drain_asked")):
-        work.note(drain_asked=True)
+        # The limit runs from here: what was begun earlier may not have come to the call.
+        work.note(drain_asked=True, **seen_since("drained", work.now, work.now))
         work.act("drain", old, lambda: work.deps.balancer.drain(instance))
         return Waiting(f"{old.name} gets no new connections", AT_ONCE)
     if status.connections == 0:
