@@ -171,7 +171,8 @@ def admit(work: Replacement) -> Result:
     new, instance = _new(work), _running(work)
     status = work.status(instance)
     looks = int(work.facts.get("healthy_looks") or 0)
-    told = not work.has_balancer or bool(work.facts.get("admitted"))
+    # Noted after the call: whoever died before it tells it anew.
+    told = not work.has_balancer or bool(work.facts.get("admit_asked"))
     if told and status.state is Backend.HEALTHY:
         looks += 1
         if looks >= HEALTHY_LOOKS:
