@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from phoenix_fleet.catalog.records import RolloutState
 from phoenix_fleet.domain.errors import StepFailed, Unavailable
+from phoenix_fleet.domain.left_over import find_left_over
 from phoenix_fleet.domain.models import Backend, BackendStatus, Instance, InstanceState
 from phoenix_fleet.domain.planner import view_slot
 from phoenix_fleet.domain.steps import Step
 from phoenix_fleet.gates import fake as fake_gate
 from tests.rollout.acts import old_machine, reach
 from tests.rollout.scene import NEW, OLD, START, Scene, no_connections
-from tests.unit.domain.fleet_of import NOW, SHAPE, TARGET, machine, seen
+from tests.unit.domain.fleet_of import ABSENT, NOW, SHAPE, TARGET, machine, seen
 
 Stage = Callable[..., Scene]
 
@@ -222,3 +224,26 @@ def test_the_limit_of_a_drain_runs_from_when_it_was_told(stage: Stage) -> None:
     scene.on_call = meet
     scene.drive(engine, ticket, until=lambda progress: progress.state == "moved")
     assert scene.clock.now() >= away + timedelta(seconds=30)
+
+
+def test_what_the_last_of_its_zone_shares_its_slot_with_makes_room() -> None:
+    """Seed 4292: nobody may take out the last one of a zone, and what lay idle beside it kept the room for good."""
+    shape = replace(SHAPE, max_surge=0, max_unavailable=1)
+    last, idle = machine("web-01", zone="a"), machine("web-01", name="moved", zone="b")
+    look = seen(last, idle, machine("web-02", zone="b"), moved=ABSENT)
+    assert view_slot(shape, "web-01", TARGET, look, NOW).refused.startswith("outdated")
+    assert find_left_over(shape, TARGET, look, NOW, spared=()) == idle
+
+
+def test_what_a_cancelled_rollout_left_unsettled_is_settled_by_the_next(stage: Stage) -> None:
+    """Seed 4524: its holder had died in the middle of the call."""
+    scene = stage(size=2)
+    engine, ticket = reach(scene, Step.LAUNCH)
+    intents, purpose = scene.catalog.intents, engine.rollout.purpose
+    elsewhere = intents.begin("launch", "other", {"fleet": "other"}, ticket=None, purpose="rollout-9", token="theirs")
+    intents.begin("launch", "new", {"name": "new"}, ticket=ticket, purpose=purpose, token="none")
+    scene.catalog.rollouts.cancel("web", actor="alice", reason="changed her mind")
+    assert scene.run(scene.open("run-2")).state is RolloutState.DONE
+    (settled,) = [each for each in intents.list_intents(purpose) if each.token == "none"]
+    assert (settled.outcome, settled.result) == ("unknown", {"seen_later": "no such instance is to be seen"})
+    assert elsewhere in intents.pending(), "another fleet's is another fleet's business"

@@ -25,9 +25,10 @@ _ONE = select(INTENTS).where(INTENTS.c.id == bindparam("number"))
 _CHANGE = update(INTENTS).where(INTENTS.c.id == bindparam("number"))
 _ADD = insert(INTENTS)
 _OPEN = or_(INTENTS.c.outcome.is_(None), INTENTS.c.outcome == "unknown")
-_OPEN_OF_SLOT = (
+_FORSAKEN = (
     select(INTENTS)
-    .where(INTENTS.c.purpose == bindparam("purpose"), INTENTS.c.slot == bindparam("slot"), _OPEN)
+    .join(ROLLOUTS, ROLLOUTS.c.id == INTENTS.c.rollout_id)
+    .where(ROLLOUTS.c.fleet == bindparam("fleet"), INTENTS.c.slot == bindparam("slot"), INTENTS.c.outcome.is_(None))
     .order_by(INTENTS.c.id)
 )
 _TOLD_TO_TERMINATE = select(INTENTS.c.target, INTENTS.c.params).where(
@@ -119,12 +120,17 @@ class IntentStore:
             tx.event("intent.ended", _subject(intent), _SYSTEM, payload)
             return intent
 
-    def pending(self, purpose: str | None = None, slot: str | None = None) -> list[IntentRecord]:
-        """Intents whose call may or may not have been made, oldest first; of one purpose and slot, or of all."""
-        if purpose is not None and slot is not None:
-            with self._database.look() as connection:
-                return [to_intent(row) for row in connection.execute(_OPEN_OF_SLOT, {"purpose": purpose, "slot": slot})]
+    def pending(self, purpose: str | None = None) -> list[IntentRecord]:
+        """Intents whose call may or may not have been made, oldest first; of one purpose, or of all."""
         return self._list(_OPEN, purpose)
+
+    def forsaken(self, fleet: str, slot: str) -> list[IntentRecord]:
+        """Intents of any rollout on that slot of which nobody said how they ended, oldest first.
+
+        For whoever has the slot: another caller must have died, or is so slow that it lost it.
+        """
+        with self._database.look() as connection:
+            return [to_intent(row) for row in connection.execute(_FORSAKEN, {"fleet": fleet, "slot": slot})]
 
     def told_to_terminate(self, since: datetime) -> dict[str, str]:
         """The idempotency token of every instance whose termination was begun and not refused, by the instance's id.

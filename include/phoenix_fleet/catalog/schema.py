@@ -346,7 +346,7 @@ class IntentRow(Base):
     __table_args__ = (
         UniqueConstraint("purpose", "action", "target", "token"),
         Index("ix_intents_action_ended_at", "action", "ended_at"),
-        Index("ix_intents_purpose_slot", "purpose", "slot"),
+        Index("ix_intents_slot_outcome", "slot", "outcome"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

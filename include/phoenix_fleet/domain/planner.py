@@ -144,9 +144,9 @@ def view_slot(shape: FleetShape, slot: str, target: Target, observed: Seen, now:
     new = good[-1] if good else None
     reason = faults[old.id] if new is None else f"left over beside {new.name}: {faults[old.id]}"
     serves = observed.serves(old)
-    if serves and new is None and (refused := _hopeless(shape, old, observed)):
-        return SlotView(slot, refused=f"{reason}, but {refused}")
     surplus = tuple(each for each in bad if each is not old and not observed.serves(each))
+    if serves and new is None and (refused := _hopeless(shape, old, observed)):
+        return SlotView(slot, refused=f"{reason}, but {refused}", surplus=surplus)
     return SlotView(slot, reason=reason, old=old, new=new, surplus=surplus, serves=serves)
 
 

@@ -12,16 +12,15 @@ if TYPE_CHECKING:
 
 
 def settle(work: Replacement) -> None:
-    """Give every open intent of this slot the outcome that can be seen now.
+    """Give every open intent of this slot the outcome that can be seen now, also those of a rollout that was cancelled.
 
     The step that made the call comes again anyway and looks for itself; this closes the record.
     """
     intents = work.deps.catalog.intents
-    for intent in intents.pending(work.rollout.purpose, work.name):
-        if intent.outcome is None:
-            outcome, seen = _seen(work, intent)
-            work.say(f"{intent.action} {_target(intent)} was not settled: {seen}")
-            intents.outcome(intent.id, outcome, {"seen_later": seen})
+    for intent in intents.forsaken(work.fleet.name, work.name):
+        outcome, seen = _seen(work, intent)
+        work.say(f"{intent.action} {_target(intent)} was not settled: {seen}")
+        intents.outcome(intent.id, outcome, {"seen_later": seen})
 
 
 def _seen(work: Replacement, intent: IntentRecord) -> tuple[Outcome, str]:

@@ -38,7 +38,7 @@ def test_migrations_and_models_agree(url: str) -> None:
     engine = create_engine(url)
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-        assert context.get_current_revision() == "0003"
+        assert context.get_current_revision() == "0004"
         assert compare_metadata(context, Base.metadata) == []
         tables = set(inspect(connection).get_table_names())
     engine.dispose()
