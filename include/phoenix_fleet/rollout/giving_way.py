@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from phoenix_fleet.catalog.records import SlotState
 from phoenix_fleet.domain import planner
-from phoenix_fleet.rollout.progress import LATER, GivesWay, Waiting
+from phoenix_fleet.rollout.progress import LATER, GivesWay, Waiting, pause
 
 if TYPE_CHECKING:
     from phoenix_fleet.domain.fleets import Observed
@@ -23,11 +23,14 @@ HELD_FOR = timedelta(minutes=2)
 
 def wait(work: Replacement, observed: Observed, told: str) -> Waiting | GivesWay:
     """What a slot does that is held: wait, or after a while give way."""
-    if work.lasting("held up") < HELD_FOR:
+    held = work.lasting("held up")
+    if held < HELD_FOR:
         return Waiting(told, LATER)
-    slots = work.deps.catalog.rollouts.slots(work.rollout.id)
-    waiting = [each.slot for each in slots if each.state is SlotState.WAITING]
-    dark = planner.find_dark(observed, waiting)
+    dark = planner.find_dark(observed, work.shape.slots)
+    if dark:
+        slots = work.deps.catalog.rollouts.slots(work.rollout.id)
+        dark = planner.find_dark(observed, (each.slot for each in slots if each.state is SlotState.WAITING))
     if not dark:
-        return Waiting(told, LATER)
+        # Each look lists the whole fleet, at platforms that ration such calls: the longer, the rarer.
+        return Waiting(told, max(LATER, pause(held)))
     return GivesWay(f"{told}; nothing serves in {dark}, which waits behind it", dark)
