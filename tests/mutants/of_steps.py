@@ -350,6 +350,22 @@ MUTANTS = (
         (f"{_SEEDS}test_what_is_adopted_is_admitted_whatever_the_balancer_says_of_it",),
     ),
     Mutant(
+        "what-drains-goes-whatever-the-floor",
+        "I3: what was told to drain could serve again",
+        "rollout/checking.py",
+        "if not drains or work.facts",
+        "if drains or work.facts",
+        (f"{_SEEDS}test_what_drains_is_not_taken_away_while_the_floor_is_broken",),
+    ),
+    Mutant(
+        "forgotten-in-a-meltdown",
+        "I26: nothing is touched in a meltdown",
+        "rollout/retiring.py",
+        "work.observe()  # nothing",
+        "pass  # nothing",
+        (f"{_SEEDS}test_what_is_gone_stays_at_the_balancer_while_too_much_is_out_of_service",),
+    ),
+    Mutant(
         "settled-by-somebody-elses-machine",
         "I27: a launch is settled by its token alone",
         "rollout/pending.py",

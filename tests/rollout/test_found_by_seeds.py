@@ -14,6 +14,7 @@ from phoenix_fleet.domain.left_over import find_left_over
 from phoenix_fleet.domain.models import Backend, BackendStatus, Instance, InstanceState
 from phoenix_fleet.domain.planner import view_slot
 from phoenix_fleet.domain.steps import Step
+from phoenix_fleet.domain.windows import Version
 from phoenix_fleet.gates import fake as fake_gate
 from tests.rollout.acts import old_machine, reach
 from tests.rollout.scene import NEW, OLD, START, Scene, no_connections
@@ -247,3 +248,35 @@ def test_what_a_cancelled_rollout_left_unsettled_is_settled_by_the_next(stage: S
     (settled,) = [each for each in intents.list_intents(purpose) if each.token == "none"]
     assert (settled.outcome, settled.result) == ("unknown", {"seen_later": "no such instance is to be seen"})
     assert elsewhere in intents.pending(), "another fleet's is another fleet's business"
+
+
+def test_what_is_gone_stays_at_the_balancer_while_too_much_is_out_of_service(stage: Stage) -> None:
+    """Seed 5212: somebody terminates the old one in the middle of a meltdown, and nothing at all is touched then."""
+    scene = stage(size=3)
+    engine, ticket = reach(scene, Step.DRAIN)
+    old = old_machine(scene)
+    scene.platform.set_state(old["id"], InstanceState.GONE)
+    for each in scene.living().values():
+        scene.balancer.set_health(each["name"], False)
+    with pytest.raises(StepFailed, match="3 of 3 are out of service"):
+        scene.drive(engine, ticket)
+    assert scene.balancer.calls("remove") == []
+    assert old["name"] in scene.balancer.servers()
+
+
+def test_what_drains_is_not_taken_away_while_the_floor_is_broken(stage: Stage) -> None:
+    """Seed 5217: a cancelled rollout had told it to drain, and before the next one another machine died."""
+    scene = stage(size=3, max_surge="1", max_unavailable="0")
+    engine, ticket = reach(scene, Step.DRAIN)
+    drained, died = old_machine(scene, "web-01"), old_machine(scene, "web-02")
+    scene.balancer.set_connections(drained["name"], 3)
+    scene.drive(engine, ticket, until=lambda progress: drained["name"] not in scene.serving())
+    scene.catalog.rollouts.cancel("web", actor="alice", reason="a newer one is out")
+    scene.platform.set_state(died["id"], InstanceState.GONE)
+    scene.balancer.set_connections(drained["name"], 0)
+    newer, before = scene.release(Version.parse("2026.11-2")).version, len(scene.platform.calls("launch"))
+    assert scene.run(scene.open("run-2", newer)).state is RolloutState.DONE
+    in_its_place = scene.platform.calls("launch")[before]
+    taken = next(each for each in scene.platform.calls("terminate") if each.subject == drained["id"])
+    assert in_its_place.at < taken.at
+    assert scene.versions() == {slot: [str(newer)] for slot in scene.fleet.slots}

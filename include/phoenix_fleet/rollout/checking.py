@@ -7,7 +7,7 @@ from typing import Any
 from phoenix_fleet.domain import planner
 from phoenix_fleet.domain.errors import Blind
 from phoenix_fleet.domain.fleets import Decision, Observed, SlotView, Target
-from phoenix_fleet.domain.models import Instance, InstanceState
+from phoenix_fleet.domain.models import Backend, Instance, InstanceState
 from phoenix_fleet.domain.steps import Step
 from phoenix_fleet.rollout import giving_way, neighbours, rationing, retiring
 from phoenix_fleet.rollout.planning import artefact_of, calendar_of, good_enough, target_of
@@ -33,7 +33,7 @@ def check(work: Replacement) -> Result:
     work.deps.catalog.rollouts.may_begin(work.ticket)
     observed = work.observe()
     if work.facts.get("surplus"):
-        return _retire_surplus(work, Identity(**work.facts["surplus"]))
+        return _retire_surplus(work, observed, Identity(**work.facts["surplus"]))
     check_image(work)
     if degraded := neighbours.find_degraded(work.deps):
         return Waiting(degraded, PATIENCE, {"held_until": work.now.isoformat()}, patient=True)
@@ -49,7 +49,7 @@ def check(work: Replacement) -> Result:
     if view.surplus:
         left_over = Identity.of(view.surplus[0])
         work.note(surplus=left_over.facts())
-        return _retire_surplus(work, left_over)
+        return _retire_surplus(work, observed, left_over)
     decision = planner.may_begin(work.shape, view, observed)
     if not decision.allowed:
         told = f"{view.old.name if view.old else work.name} has to stay for now: {decision.reason}"
@@ -140,10 +140,23 @@ def check_image(work: Replacement) -> None:
         raise Failing(f"{bound.platform} does not hold {bound.reference} ({bound.digest})")
 
 
-def _retire_surplus(work: Replacement, left_over: Identity) -> Result:
+def _retire_surplus(work: Replacement, observed: Observed, left_over: Identity) -> Result:
     """One left-over instance at a time; as long as it is there, nothing else happens in this slot."""
-    waiting = retiring.retire(work, left_over, seen=True)
+    decision = _spare(work, observed, left_over)
+    if not decision.allowed:
+        return giving_way.wait(work, observed, f"{left_over.name} has to stay for now: {decision.reason}")
+    waiting = retiring.retire(work, left_over, seen=True, allowed=lambda: _spare(work, work.observe(), left_over))
     return waiting or Waiting(f"{left_over.name}, left over in this slot, is gone", facts={"surplus": None})
+
+
+def _spare(work: Replacement, observed: Observed, left_over: Identity) -> Decision:
+    """Whether it can be done without: one that an earlier attempt told to drain could serve again, and may have to."""
+    seen = observed.find(left_over.id)
+    drains = seen is not None and observed.backend(seen).state is Backend.DRAINING
+    if not drains or work.facts.get(f"drained {left_over.id}"):
+        return Decision(True, "it did not serve before this attempt either")
+    most = work.shape.budget.max_unavailable
+    return planner.check_floor(work.shape.size, most, observed, left_over.id, counted=True)
 
 
 def _begin(work: Replacement, view: SlotView) -> Moved:

@@ -126,6 +126,7 @@ def _forget(work: Replacement, machine: Identity) -> Waiting | None:
     instance = machine.as_gone(work.fleet.name)
     if work.status(instance).state is Backend.ABSENT:
         return None
+    work.observe()  # nothing is touched, not even this, while so much of the fleet is out of service
     try:
         work.act("remove", machine, lambda: work.deps.balancer.remove(instance))
     except InUse as error:
