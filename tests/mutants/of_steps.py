@@ -366,6 +366,14 @@ MUTANTS = (
         (f"{_SEEDS}test_what_is_gone_stays_at_the_balancer_while_too_much_is_out_of_service",),
     ),
     Mutant(
+        "forgotten-at-the-first-look",
+        "I10: what is not to be seen is not gone",
+        "rollout/forgetting.py",
+        "if look.gone:",
+        "if look.gone or look.missing_since:",
+        ("rollout/test_reaper_forgets.py::test_what_died_by_itself_is_forgotten",),
+    ),
+    Mutant(
         "settled-by-somebody-elses-machine",
         "I27: a launch is settled by its token alone",
         "rollout/pending.py",

@@ -70,6 +70,17 @@ class ReapStore:
         with self._database.look() as connection:
             return [to_intent(row) for row in connection.execute(_CUT_SHORT, {"fleet": fleet})]
 
+    def admitted(self, instances: Iterable[str]) -> list[IntentRecord]:
+        """How each of those was last let into the balancer; of one that never was, nothing."""
+        wanted, found = sorted(set(instances)), dict[str, IntentRecord]()
+        with self._database.look() as connection:
+            for start in range(0, len(wanted), _CHUNK):
+                query = select(INTENTS).where(
+                    INTENTS.c.action == "admit", INTENTS.c.target.in_(wanted[start : start + _CHUNK])
+                )
+                found |= {row.target: to_intent(row) for row in connection.execute(query.order_by(INTENTS.c.id))}
+        return list(found.values())
+
     def begin(
         self, action: Action, target: str, params: Mapping[str, Any], *, purpose: str, per_hour: int
     ) -> IntentRecord:

@@ -21,8 +21,9 @@ from phoenix_fleet.domain.fleets import Observed
 from phoenix_fleet.domain.models import Backend, BackendStatus, Instance, InstanceState
 from phoenix_fleet.domain.reaping import Inventory, Launch, Memory, Orphan, Reaping, Rules
 from phoenix_fleet.platforms.base import Platform
-from phoenix_fleet.rollout import deps, gone
+from phoenix_fleet.rollout import deps, forgetting, gone
 from phoenix_fleet.rollout.eyes import watchful
+from phoenix_fleet.rollout.forgetting import Spared
 from phoenix_fleet.rollout.planning import observe
 from phoenix_fleet.rollout.progress import plain
 from phoenix_fleet.rollout.reaping_images import ImageReaper
@@ -155,7 +156,7 @@ class Reaper:
 
         :raises Blind: there is no complete view, or what was listed cannot be true.
         """
-        found, memory = self._look()
+        found, memory, _ = self._look()
         return Reaped(self.fleet, found, news=self._news(found, memory))
 
     def run(self, *, actor: str, reason: str) -> Reaped:
@@ -163,10 +164,10 @@ class Reaper:
 
         :raises Blind: there is no complete view, or what was listed cannot be true; nothing was touched.
         """
-        found, memory = self._look()
+        found, memory, seen = self._look()
         news = self._news(found, memory)
         self._settle()
-        missing, trouble = self._forget_servers(memory.get("missing", {}))
+        missing, trouble = forgetting.forget(self, seen, memory.get("missing", {}))
         payload = {"reason": reason, **_facts(found), "missing": missing}
         self.catalog.events.append(LOOKED, self.subject, actor, payload)
         told: list[str] = []
@@ -175,7 +176,7 @@ class Reaper:
             try:
                 self._reap(orphan)
                 told.append(orphan.instance.name)
-            except _Spared as why:
+            except Spared as why:
                 spared.append((orphan.instance.name, str(why)))
             except PhoenixError as error:
                 # Whatever went wrong may go wrong with the others too, and none of them is in a hurry.
@@ -188,7 +189,7 @@ class Reaper:
 
     # Looking
 
-    def _look(self) -> tuple[Reaping, dict[str, Any]]:
+    def _look(self) -> tuple[Reaping, dict[str, Any], Observed]:
         # In this order: what is born after the listing is not in it, and what is in it was written down before.
         if self.balancer is not None:
             seen = observe(self.platform, self.balancer, self.fleet)
@@ -199,8 +200,8 @@ class Reaper:
         memory: dict[str, Any] = {"at": kept[0].at, **kept[0].payload} if kept else {}
         now = self.clock.now()
         if self.balancer is None:
-            return reaping.decide_throwaways(seen.instances, inventory, _memory(memory), now), memory
-        return reaping.decide(seen, inventory, _memory(memory), now, self.rules), memory
+            return reaping.decide_throwaways(seen.instances, inventory, _memory(memory), now), memory, seen
+        return reaping.decide(seen, inventory, _memory(memory), now, self.rules), memory, seen
 
     def _inventory(self, seen: Observed) -> Inventory:
         known = self.catalog.reaping.launches(each.token for each in seen.instances)
@@ -229,47 +230,47 @@ class Reaper:
     # Acting
 
     def _reap(self, orphan: Orphan) -> None:
-        """Tell it to terminate, out of the balancer first. :raises _Spared: it is left alone for now."""
+        """Tell it to terminate, out of the balancer first. :raises Spared: it is left alone for now."""
         instance, status = self._read_again(orphan)
         if self.balancer is not None and status.state is not Backend.ABSENT:
             self._take_out(orphan, instance, self.balancer)
             instance, status = self._read_again(orphan)
             if status.state is not Backend.ABSENT:
-                raise _Spared(f"the balancer still knows it: {status.state}")
+                raise Spared(f"the balancer still knows it: {status.state}")
         try:
             self._reap_by("terminate", orphan, lambda: self.platform.terminate(instance.id))
         except NotFound as error:
-            raise _Spared(plain(error)) from error
+            raise Spared(plain(error)) from error
 
     def _take_out(self, orphan: Orphan, instance: Instance, balancer: Balancer) -> None:
         self._reap_by("drain", orphan, lambda: balancer.drain(instance))
         _, status = self._read_again(orphan)
         if status.connections:
-            raise _Spared(f"{status.connections} connections are open on it")
+            raise Spared(f"{status.connections} connections are open on it")
         try:
             self._reap_by("remove", orphan, lambda: balancer.remove(instance))
         except InUse as error:
-            raise _Spared(plain(error)) from error
+            raise Spared(plain(error)) from error
 
     def _read_again(self, orphan: Orphan) -> tuple[Instance, BackendStatus]:
-        """The orphan and what the balancer says of it, read now. :raises _Spared: it may not be taken any more."""
+        """The orphan and what the balancer says of it, read now. :raises Spared: it may not be taken any more."""
         wanted = Identity.of(orphan.instance)
         instance = self._see(wanted.id)
         if instance is None:
-            raise _Spared("it is not to be seen, so nothing is known of it")
+            raise Spared("it is not to be seen, so nothing is known of it")
         if difference := wanted.difference(instance):
-            raise _Spared(f"what stands there is another one: {difference}")
+            raise Spared(f"what stands there is another one: {difference}")
         if instance.state in (InstanceState.STOPPING, InstanceState.GONE):
-            raise _Spared(f"it is {instance.state} already")
+            raise Spared(f"it is {instance.state} already")
         if self.balancer is None:
             return instance, BackendStatus(Backend.ABSENT)
         status = self._status(instance)
         if status.state in SERVING:
-            raise _Spared(f"it is {status.state} at the balancer")
+            raise Spared(f"it is {status.state} at the balancer")
         witness = self._see(orphan.witness)
         alone = witness is None or witness.slot != instance.slot or witness.state is not InstanceState.RUNNING
         if alone or witness is None or self._status(witness).state is not Backend.HEALTHY:
-            raise _Spared(f"nothing else is in service in {instance.slot} any more")
+            raise Spared(f"nothing else is in service in {instance.slot} any more")
         return instance, status
 
     def _see(self, instance_id: str) -> Instance | None:
@@ -289,17 +290,17 @@ class Reaper:
     def _reap_by(self, action: Action, orphan: Orphan, call: Callable[[], None]) -> None:
         machine = Identity.of(orphan.instance)
         purpose = self.catalog.reaping.launches([machine.token])[machine.token][0]
-        self._act(action, machine, purpose, orphan.reason, call)
+        self.act(action, machine, purpose, orphan.reason, call)
 
-    def _act(self, action: Action, machine: Identity, purpose: str, why: str, call: Callable[[], None]) -> None:
-        """Intent, call, outcome. :raises _Spared: a rollout or the rate limit forbids it; nothing was called."""
+    def act(self, action: Action, machine: Identity, purpose: str, why: str, call: Callable[[], None]) -> None:
+        """Intent, call, outcome. :raises Spared: a rollout or the rate limit forbids it; nothing was called."""
         params = {**machine.params(), "fleet": self.fleet, "launched_at": machine.launched_at}
         try:
             intent = self.catalog.reaping.begin(
                 action, machine.id, params, purpose=purpose, per_hour=self.rules.per_hour
             )
         except (Refused, Busy) as error:
-            raise _Spared(plain(error)) from error
+            raise Spared(plain(error)) from error
         self.log(f"{machine.name}: {action}: {why}")
         try:
             call()
@@ -308,41 +309,6 @@ class Reaper:
             self.catalog.intents.outcome(intent.id, outcome, {"error": type(error).__name__, "message": str(error)})
             raise
         self.catalog.intents.outcome(intent.id, "done", {})
-
-    def _forget_servers(self, before: Mapping[str, str]) -> tuple[dict[str, str], str]:
-        """Have the balancer forget what cancelled rollouts had told to terminate, once it is gone for certain.
-
-        Returns since when each of those has been missing, for the next run, and the error that ended this, if any.
-        """
-        missing: dict[str, str] = {}
-        if self.balancer is None:
-            return missing, ""
-        for intent in self.catalog.reaping.cut_short(self.fleet):
-            kept = before.get(intent.target)
-            since = datetime.fromisoformat(kept) if kept else None
-            machine = Identity(intent.target, **intent.params)
-            try:
-                look = gone.look(
-                    self.platform, self.fleet, machine.id, missing_since=since, seen=True, now=self.clock.now()
-                )
-                if look.missing_since is not None:
-                    missing[machine.id] = look.missing_since.isoformat()
-                if look.gone:
-                    self._forget_server(machine, intent.purpose, self.balancer)
-            except (_Spared, NotOurs) as why:
-                self.log(f"{machine.name}: the balancer still knows it: {why}")
-            except PhoenixError as error:
-                return missing, f"{machine.name}: {plain(error)}"
-        return missing, ""
-
-    def _forget_server(self, machine: Identity, purpose: str, balancer: Balancer) -> None:
-        instance = machine.as_gone(self.fleet)
-        if balancer.state(instance).state is Backend.ABSENT:
-            return
-        try:
-            self._act("remove", machine, purpose, "gone, and left at the balancer", lambda: balancer.remove(instance))
-        except InUse as error:
-            raise _Spared(plain(error)) from error
 
     def _settle(self) -> None:
         """Give the intents of a run that died, or did not hear the reply, the outcome that can be seen now."""
@@ -359,10 +325,6 @@ class Reaper:
             if look.missing_since is not None:
                 result["missing_since"] = look.missing_since.isoformat()
             self.catalog.intents.outcome(intent.id, "done" if look.gone or going else "unknown", result)
-
-
-class _Spared(Exception):
-    """An orphan is left alone for now, and why."""
 
 
 def _facts(found: Reaping) -> dict[str, Any]:
