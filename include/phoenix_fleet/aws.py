@@ -1,0 +1,230 @@
+"""Amazon's API, for the drivers that need it: a client from an Airflow connection, and its errors in our words.
+
+The connection is one of the type ``aws``, read as the Amazon provider of Airflow reads it
+(https://airflow.apache.org/docs/apache-airflow-providers-amazon/stable/connections/aws.html): one that works there
+works here, and neither Airflow nor the provider is imported.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from phoenix_fleet.connections import Connection, Connections
+from phoenix_fleet.domain.errors import (
+    AuthenticationFailed,
+    CapacityExhausted,
+    IntentMismatch,
+    InUse,
+    InvalidConfig,
+    InvalidSpec,
+    NotFound,
+    NotSupported,
+    PhoenixError,
+    Throttled,
+    Unavailable,
+)
+
+CONNECT_TIMEOUT = 10
+READ_TIMEOUT = 60
+"""Seconds without an answer, after which Amazon counts as not answering."""
+
+_LONGEST = 400
+"""Characters of Amazon's own words in a message of ours."""
+
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html and the list of common errors of
+# https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/CommonErrors.html
+_CODES: tuple[tuple[frozenset[str], type[PhoenixError], str], ...] = (
+    (
+        frozenset(
+            "RequestLimitExceeded Throttling ThrottlingException ThrottledException RequestThrottled "
+            "RequestThrottledException TooManyRequestsException EC2ThrottledException SlowDown "
+            "BandwidthLimitExceeded".split()
+        ),
+        Throttled,
+        "Wait; if it goes on, see who else uses this account in this region.",
+    ),
+    (
+        frozenset(
+            "InsufficientInstanceCapacity InsufficientCapacity InsufficientHostCapacity InsufficientAddressCapacity "
+            "InsufficientReservedInstanceCapacity InsufficientCapacityOnHost InsufficientFreeAddressesInSubnet "
+            "InsufficientVolumeCapacity InstanceLimitExceeded VcpuLimitExceeded VolumeLimitExceeded "
+            "MaxIOPSLimitExceeded NetworkInterfaceLimitExceeded TooManyTargets "
+            "TooManyRegistrationsForTargetId".split()
+        ),
+        CapacityExhausted,
+        "Try later, name another subnet or instance type, or have the account's limit raised.",
+    ),
+    (
+        frozenset(
+            "AuthFailure UnauthorizedOperation Blocked InvalidClientTokenId UnrecognizedClientException ExpiredToken "
+            "ExpiredTokenException RequestExpired SignatureDoesNotMatch OptInRequired AccessDenied NotAuthorized "
+            "AccessDeniedException MissingAuthenticationToken IncompleteSignature PendingVerification "
+            "InvalidAccessKeyId UnauthorizedException".split()
+        ),
+        AuthenticationFailed,
+        "Renew the keys of the connection, or give their holder the shipped policy.",
+    ),
+    (
+        frozenset(
+            "Unavailable ServiceUnavailable ServiceUnavailableException InternalError InternalFailure RequestTimeout "
+            "RequestTimeoutException InvalidAMIID.Unavailable IncorrectInstanceState IncorrectState".split()
+        ),
+        Unavailable,
+        "Try again.",
+    ),
+    (frozenset({"IdempotentParameterMismatch"}), IntentMismatch, "Launch a new attempt; an intent never changes."),
+    (frozenset("InvalidSnapshot.InUse DependencyViolation ResourceInUse".split()), InUse, "Free it first."),
+)
+_SILENT = frozenset({"SignatureDoesNotMatch", "IncompleteSignature"})
+"""Errors whose words repeat what was signed."""
+
+
+class Clients:
+    """Clients of one connection, made when first asked for and kept for as long as the connection stays the same.
+
+    Clients are safe to use from several threads, making them is not
+    (https://docs.aws.amazon.com/boto3/latest/guide/clients.html).
+    """
+
+    def __init__(self, connections: Connections, conn_id: str) -> None:
+        self._connections, self._conn_id = connections, conn_id
+        self._lock = threading.Lock()
+        self._made: dict[str, tuple[Connection, Any]] = {}
+
+    def __call__(self, service: str) -> Any:
+        """The client of that service (``ec2``, ``elbv2``)."""
+        connection = self._connections(self._conn_id)
+        with self._lock:
+            made = self._made.get(service)
+            if made is None or made[0] != connection:
+                made = self._made[service] = connection, _client(connection, service)
+            return made[1]
+
+
+def _client(connection: Connection, service: str) -> Any:
+    session = _session(connection)
+    if not session.region_name:
+        raise InvalidConfig(
+            f"The connection '{connection.id}' names no region.", remedy="Set extra.region_name, eu-central-1 say."
+        )
+    extra = connection.extra
+    return session.client(
+        service, endpoint_url=_endpoint(connection, service), config=_config(), verify=extra.get("verify", True)
+    )
+
+
+def _config() -> Any:
+    from botocore.config import Config
+
+    # One attempt: a driver never waits. Whether to ask again is for those to say who know what it was about.
+    return Config(
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        connect_timeout=CONNECT_TIMEOUT,
+        read_timeout=READ_TIMEOUT,
+        user_agent_extra="phoenix-fleet",
+    )
+
+
+def _session(connection: Connection) -> Any:
+    import boto3
+
+    extra = connection.extra
+    if (method := extra.get("assume_role_method") or "assume_role") != "assume_role":
+        raise NotSupported(
+            f"The connection '{connection.id}' has assume_role_method '{method}'.",
+            remedy="Use assume_role, keys, or an empty connection on a machine with an instance profile.",
+        )
+    session = boto3.session.Session(
+        aws_access_key_id=connection.login or extra.get("aws_access_key_id") or None,
+        aws_secret_access_key=connection.password or extra.get("aws_secret_access_key") or None,
+        aws_session_token=extra.get("aws_session_token") or None,
+        region_name=extra.get("region_name") or None,
+        profile_name=extra.get("profile_name") or None,
+    )
+    return _in_role(session, connection) if extra.get("role_arn") else session
+
+
+def _in_role(session: Any, connection: Connection) -> Any:
+    """A session with the role's credentials, which renews them by itself before they expire."""
+    import boto3
+    from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
+    from botocore.session import get_session
+
+    endpoint = _endpoint(connection, "sts")
+
+    def client_of(service: str, **given: Any) -> Any:
+        return session.client(service, endpoint_url=endpoint, **{**given, "config": _config()})
+
+    extra_args = dict(connection.extra.get("assume_role_kwargs") or {})
+    extra_args.setdefault("RoleSessionName", f"phoenix-fleet-{connection.id}"[:64])
+    fetcher = AssumeRoleCredentialFetcher(
+        client_of, session.get_credentials(), str(connection.extra["role_arn"]), extra_args=extra_args
+    )
+    core = get_session()
+    core._credentials = DeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role")
+    return boto3.session.Session(botocore_session=core, region_name=session.region_name)
+
+
+def _endpoint(connection: Connection, service: str) -> str | None:
+    """Where to reach the service, if not where Amazon has it; ``service_config`` says more than ``endpoint_url``."""
+    configs = connection.extra.get("service_config")
+    config = configs.get(service) if isinstance(configs, Mapping) else None
+    found = str((config or {}).get("endpoint_url") or connection.extra.get("endpoint_url") or "")
+    if found and (urlsplit(found).scheme not in ("http", "https") or not urlsplit(found).hostname):
+        raise InvalidConfig(
+            f"The connection '{connection.id}' has an endpoint_url that is no URL.", remedy="Write https://host:port."
+        )
+    return found or None
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn the SDK's errors into ours; ``what`` begins the message."""
+    from botocore import exceptions as boto
+
+    try:
+        yield
+    except boto.ClientError as error:
+        raise error_of(what, error) from error
+    except (
+        boto.NoCredentialsError,
+        boto.PartialCredentialsError,
+        boto.CredentialRetrievalError,
+        boto.TokenRetrievalError,
+        boto.UnauthorizedSSOTokenError,
+    ) as error:
+        raise AuthenticationFailed(
+            f"{what}: there are no usable credentials.", remedy="Set login and password of the connection."
+        ) from error
+    except (boto.NoRegionError, boto.ProfileNotFound, boto.InvalidRegionError, boto.ConfigParseError) as error:
+        raise InvalidConfig(f"{what}: {error}", remedy="Correct the extra of the connection.") from error
+    except boto.ParamValidationError as error:
+        raise InvalidSpec(f"{what}: {str(error)[:_LONGEST]}") from error
+    except (boto.BotoCoreError, OSError) as error:
+        raise Unavailable(
+            f"{what}: Amazon does not answer: {str(error)[:_LONGEST]}",
+            remedy="See that the region's endpoint can be reached.",
+        ) from error
+
+
+def code_of(error: Any) -> str:
+    """Amazon's code of an error, ``InvalidAMIID.NotFound`` say."""
+    return str((getattr(error, "response", None) or {}).get("Error", {}).get("Code", ""))
+
+
+def error_of(what: str, error: Any) -> PhoenixError:
+    """Our error for one that Amazon reported."""
+    code = code_of(error)
+    words = "" if code in _SILENT else str(error.response.get("Error", {}).get("Message", "")).strip()[:_LONGEST]
+    text = f"{what}: Amazon says {code}: {words}" if words else f"{what}: Amazon says {code}."
+    for codes, kind, remedy in _CODES:
+        if code in codes:
+            return kind(text, remedy=remedy)
+    if code.endswith((".NotFound", "NotFound", "NotFoundException")):
+        return NotFound(text)
+    status = int((error.response.get("ResponseMetadata") or {}).get("HTTPStatusCode") or 0)
+    return Unavailable(text, remedy="Try again.") if status >= 500 else InvalidSpec(text)
