@@ -35,49 +35,55 @@ READ_TIMEOUT = 60
 _LONGEST = 400
 """Characters of Amazon's own words in a message of ours."""
 
+
+def _codes(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html and the list of common errors of
 # https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/CommonErrors.html
 _CODES: tuple[tuple[frozenset[str], type[PhoenixError], str], ...] = (
     (
-        frozenset(
+        _codes(
             "RequestLimitExceeded Throttling ThrottlingException ThrottledException RequestThrottled "
             "RequestThrottledException TooManyRequestsException EC2ThrottledException SlowDown "
-            "BandwidthLimitExceeded".split()
+            "BandwidthLimitExceeded"
         ),
         Throttled,
         "Wait; if it goes on, see who else uses this account in this region.",
     ),
     (
-        frozenset(
-            "InsufficientInstanceCapacity InsufficientCapacity InsufficientHostCapacity InsufficientAddressCapacity "
-            "InsufficientReservedInstanceCapacity InsufficientCapacityOnHost InsufficientFreeAddressesInSubnet "
-            "InsufficientVolumeCapacity InstanceLimitExceeded VcpuLimitExceeded VolumeLimitExceeded "
-            "MaxIOPSLimitExceeded NetworkInterfaceLimitExceeded TooManyTargets "
-            "TooManyRegistrationsForTargetId".split()
+        _codes(
+            "InsufficientInstanceCapacity InsufficientCapacity InsufficientHostCapacity "
+            "InsufficientAddressCapacity InsufficientReservedInstanceCapacity InsufficientCapacityOnHost "
+            "InsufficientFreeAddressesInSubnet InsufficientVolumeCapacity InstanceLimitExceeded "
+            "VcpuLimitExceeded VolumeLimitExceeded MaxIOPSLimitExceeded NetworkInterfaceLimitExceeded "
+            "TooManyTargets TooManyRegistrationsForTargetId"
         ),
         CapacityExhausted,
         "Try later, name another subnet or instance type, or have the account's limit raised.",
     ),
     (
-        frozenset(
-            "AuthFailure UnauthorizedOperation Blocked InvalidClientTokenId UnrecognizedClientException ExpiredToken "
-            "ExpiredTokenException RequestExpired SignatureDoesNotMatch OptInRequired AccessDenied NotAuthorized "
-            "AccessDeniedException MissingAuthenticationToken IncompleteSignature PendingVerification "
-            "InvalidAccessKeyId UnauthorizedException".split()
+        _codes(
+            "AuthFailure UnauthorizedOperation Blocked InvalidClientTokenId UnrecognizedClientException "
+            "ExpiredToken ExpiredTokenException RequestExpired SignatureDoesNotMatch OptInRequired "
+            "AccessDenied NotAuthorized AccessDeniedException MissingAuthenticationToken IncompleteSignature "
+            "PendingVerification InvalidAccessKeyId UnauthorizedException"
         ),
         AuthenticationFailed,
         "Renew the keys of the connection, or give their holder the shipped policy.",
     ),
     (
-        frozenset(
-            "Unavailable ServiceUnavailable ServiceUnavailableException InternalError InternalFailure RequestTimeout "
-            "RequestTimeoutException InvalidAMIID.Unavailable IncorrectInstanceState IncorrectState".split()
+        _codes(
+            "Unavailable ServiceUnavailable ServiceUnavailableException InternalError InternalFailure "
+            "RequestTimeout RequestTimeoutException InvalidAMIID.Unavailable IncorrectInstanceState "
+            "IncorrectState"
         ),
         Unavailable,
         "Try again.",
     ),
-    (frozenset({"IdempotentParameterMismatch"}), IntentMismatch, "Launch a new attempt; an intent never changes."),
-    (frozenset("InvalidSnapshot.InUse DependencyViolation ResourceInUse".split()), InUse, "Free it first."),
+    (_codes("IdempotentParameterMismatch"), IntentMismatch, "Launch a new attempt; an intent never changes."),
+    (_codes("InvalidSnapshot.InUse DependencyViolation ResourceInUse"), InUse, "Free it first."),
 )
 _SILENT = frozenset({"SignatureDoesNotMatch", "IncompleteSignature"})
 """Errors whose words repeat what was signed."""

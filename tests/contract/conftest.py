@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from phoenix_fleet.domain.models import Instance
+from tests.contract import platforms_ec2
 from tests.contract.balancers_labs import FakeLab as FakeBalancerLab
 from tests.contract.balancers_labs import HaproxyLab, NoneLab
 from tests.contract.gates_fixtures import Machines, make_image, make_key
 from tests.contract.gates_prometheus import Shop, a_shop
 from tests.contract.gates_world import World, a_world
 from tests.contract.platforms_docker import DockerLab, opened
+from tests.contract.platforms_ec2 import Ec2Lab
 from tests.contract.platforms_fake import FakeLab
 from tests.unit.gates.service import serving
 
@@ -34,9 +36,28 @@ def docker_lab(docker_session: DockerLab) -> Iterator[DockerLab]:
     docker_session.sweep()
 
 
-@pytest.fixture(params=["fake", pytest.param("docker", marks=real)])
-def platform_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FakeLab | DockerLab:
+@pytest.fixture(scope="session")
+def ec2_session() -> Iterator[Ec2Lab]:
+    """One EC2 lab for the whole session; every test uses a fleet and a family of its own."""
+    with platforms_ec2.opened() as lab:
+        yield lab
+
+
+@pytest.fixture
+def ec2_lab(ec2_session: Ec2Lab) -> Iterator[Ec2Lab]:
+    """The EC2 lab, in which everything works."""
+    yield ec2_session
+    ec2_session.cloud.heal()
+
+
+@pytest.fixture(params=["fake", "ec2", pytest.param("docker", marks=real)])
+def platform_lab(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> FakeLab | DockerLab | Ec2Lab:
     """The surroundings of one platform."""
+    if request.param == "ec2":
+        ec2: Ec2Lab = request.getfixturevalue("ec2_lab")
+        return ec2
     if request.param == "docker":
         lab: DockerLab = request.getfixturevalue("docker_lab")
         return lab

@@ -1,0 +1,408 @@
+"""Amazon EC2 and its load balancers without Amazon: moto, and around it what moto leaves out.
+
+moto keeps what there is and speaks the API. This layer adds, as EC2's documentation has it:
+
+* client tokens (https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-idempotency.html): the same token with the
+  same parameters gives the same reservation, with others ``IdempotentParameterMismatch``, and once its instance is
+  terminated ``IdempotentInstanceTerminated``. moto 5.2.5 ignores the token.
+* instances that are pending and shutting down for a while, not running and terminated in the same moment;
+* consoles on which cloud-init has written host keys of each machine's own;
+* targets of a load balancer with a health of their own, that drain as long as requests are open.
+
+And it breaks on order: it throttles, refuses, loses replies, lags, drops filters, makes pages small. Every call is
+kept in ``calls``.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import secrets
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from io import BytesIO
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+from xml.sax.saxutils import escape
+
+REGION = "eu-central-1"
+ACCOUNT = "123456789012"
+_SERVICE = re.compile(r"Credential=[^/]+/\d+/[^/]+/(?P<service>[a-z0-9-]+)/")
+_CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request, as it came in."""
+
+    service: str
+    action: str
+    params: Mapping[str, str]
+
+    @property
+    def permission(self) -> str:
+        """What a policy calls it: ``ec2:RunInstances``."""
+        return f"{self.service}:{self.action}"
+
+
+@dataclass
+class Target:
+    """One target of a target group."""
+
+    healthy: bool = True
+    open: int = 0
+    """Requests that are open at it."""
+    draining: bool = False
+    initial_reads: int = 1
+    reason: str = ""
+    """A state and reason to report instead: ``unused Target.NotInUse``."""
+
+
+@dataclass
+class Fault:
+    """What goes wrong with the next calls of an action."""
+
+    code: str = ""
+    """Refuse with that code; empty: do it and lose the reply."""
+    status: int = 400
+    times: int = 1
+    after: int = 0
+    """Only after so many calls that go well."""
+
+
+@dataclass
+class Cloud:
+    """The API on a port of loopback, for as long as ``running`` lasts."""
+
+    port: int = 0
+    calls: list[Call] = field(default_factory=list)
+    boot_reads: int = 1
+    """How many reads see a new instance pending."""
+    stop_reads: int = 1
+    lag_reads: int = 0
+    """How many reads do not show a new instance at all."""
+    page: int = 0
+    """The most reservations in a page; 0 for as many as asked for."""
+    drop_filters: bool = False
+    consoles: dict[str, str] = field(default_factory=dict)
+    nitro: bool = True
+    """Whether the latest console output can be had."""
+    targets: dict[tuple[str, str], Target] = field(default_factory=dict)
+    """By target group and instance."""
+    health: dict[str, bool] = field(default_factory=dict)
+    """Of instances that were told to be sick or well, by id."""
+
+    def __post_init__(self) -> None:
+        self._lock = threading.RLock()
+        self._faults: dict[str, Fault] = {}
+        self._tokens: dict[str, tuple[dict[str, str], list[str], tuple[str, Any, bytes]]] = {}
+        self._reads_left: dict[str, int] = {}
+        self._hidden: dict[str, int] = {}
+
+    @property
+    def url(self) -> str:
+        """Where the API is."""
+        return f"http://127.0.0.1:{self.port}"
+
+    # What a test orders
+
+    def lose_reply(self, action: str, times: int = 1) -> None:
+        """Do the next one and close the connection without an answer."""
+        self._faults[action] = Fault(times=times)
+
+    def refuse(self, action: str, code: str, *, status: int = 400, times: int = 1, after: int = 0) -> None:
+        """Answer the next ones with that error, without doing anything."""
+        self._faults[action] = Fault(code, status, times, after)
+
+    def heal(self) -> None:
+        """Let everything work again."""
+        self._faults.clear()
+        self.boot_reads = self.stop_reads = 1
+        self.lag_reads = self.page = 0
+        self.drop_filters, self.nitro = False, True
+
+    def called(self, action: str) -> list[Call]:
+        """Every call of that action so far."""
+        return [call for call in self.calls if call.action == action]
+
+    @property
+    def backend(self) -> Any:
+        """Moto's own EC2: the truth without lag."""
+        from moto.ec2.models import ec2_backends
+
+        return ec2_backends[ACCOUNT][REGION]
+
+    def instances(self) -> dict[str, Any]:
+        """Every instance ever, by id, as moto keeps it."""
+        return {each.id: each for group in self.backend.reservations.values() for each in group.instances}
+
+    def set_state(self, instance_id: str, word: str, message: str = "") -> None:
+        """Something happened to that instance."""
+        with self._lock:
+            instance = self.instances()[instance_id]
+            instance._state.name, instance._state.code = word, _CODES[word]
+            instance._reason = message
+            instance.state_reason.code, instance.state_reason.message = "Client.InstanceInitiatedShutdown", message
+            self._reads_left.pop(instance_id, None)
+
+    # The API
+
+    @contextmanager
+    def running(self) -> Iterator[Cloud]:
+        """An empty account behind a free port."""
+        from moto.backends import get_backend
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+        from werkzeug.serving import make_server
+
+        for service in ("ec2", "elbv2", "iam", "sts"):
+            get_backend(service).reset()
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=_quiet())
+        self.port = int(server.server_port)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """WSGI: one request."""
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)).decode()
+        params = dict(parse_qsl(body, keep_blank_values=True))
+        match = _SERVICE.search(environ.get("HTTP_AUTHORIZATION", ""))
+        call = Call(match["service"] if match else "", params.get("Action", ""), params)
+        with self._lock:  # moto is not made for threads
+            self.calls.append(call)
+            fault = self._fault(call.action)
+            if fault is not None and fault.code:
+                reply = _error(call.service, fault.code, f"{call.action} is refused here.", fault.status)
+            else:
+                reply = self._answer(call, environ)
+        if fault is not None and not fault.code:
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+        status, headers, content = reply
+        start_response(status, headers)
+        return [content]
+
+    def _fault(self, action: str) -> Fault | None:
+        fault = self._faults.get(action)
+        if fault is None:
+            return None
+        if fault.after:
+            fault.after -= 1
+            return None
+        fault.times -= 1
+        if fault.times <= 0:
+            del self._faults[action]
+        return fault
+
+    def _answer(self, call: Call, environ: dict[str, Any]) -> tuple[str, Any, bytes]:
+        own = {
+            "RunInstances": self._run,
+            "DescribeInstances": self._describe,
+            "TerminateInstances": self._terminate,
+            "GetConsoleOutput": self._console,
+            "RegisterTargets": self._register,
+            "DeregisterTargets": self._deregister,
+            "DescribeTargetHealth": self._target_health,
+        }
+        params = dict(call.params)
+        if self.drop_filters:
+            params = {key: value for key, value in params.items() if not key.startswith("Filter.")}
+        if call.action in own:
+            return own[call.action](params, environ)
+        return self._ask_moto(params, environ)
+
+    def _ask_moto(self, params: Mapping[str, str], environ: dict[str, Any]) -> tuple[str, Any, bytes]:
+        body = urlencode(params).encode()
+        got: list[Any] = []
+        asked = {**environ, "wsgi.input": BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+        content = b"".join(self._moto(asked, lambda status, headers, *_: got.extend([status, headers])))
+        return got[0], got[1], content
+
+    # Instances
+
+    def _run(self, params: dict[str, str], environ: dict[str, Any]) -> tuple[str, Any, bytes]:
+        token = params.get("ClientToken", "")
+        if token in self._tokens:
+            frozen, ids, reply = self._tokens[token]
+            if frozen != params:
+                words = "Arguments on this idempotent request are inconsistent with arguments used in previous request."
+                return _error("ec2", "IdempotentParameterMismatch", words)
+            known = self.instances()
+            if any(each not in known or known[each].state == "terminated" for each in ids):
+                return _error("ec2", "IdempotentInstanceTerminated", "The instance of this token is terminated.")
+            return reply
+        before = set(self.instances())
+        reply = self._ask_moto(params, environ)
+        born = [each for each in self.instances() if each not in before]
+        for instance_id in born:
+            self.set_state(instance_id, "pending")
+            self._reads_left[instance_id] = self.boot_reads
+            self._hidden[instance_id] = self.lag_reads
+        if reply[0].startswith("200"):
+            self._tokens[token] = params, born, reply
+        return reply
+
+    def _describe(self, params: dict[str, str], environ: dict[str, Any]) -> tuple[str, Any, bytes]:
+        if self.page and "MaxResults" in params:
+            params = {**params, "MaxResults": str(self.page)}
+        reservations = self.backend.reservations
+        hidden = {
+            key: group
+            for key, group in reservations.items()
+            if any(self._hidden.get(each.id) for each in group.instances)
+        }
+        for key in hidden:
+            del reservations[key]
+        try:
+            reply = self._ask_moto(params, environ)
+        finally:
+            reservations.update(hidden)
+        self._hidden = {key: left - 1 for key, left in self._hidden.items() if left > 1}
+        self._age()
+        return reply
+
+    def _age(self) -> None:
+        for instance_id in list(self._reads_left):
+            self._reads_left[instance_id] -= 1
+            if self._reads_left[instance_id] <= 0:
+                after = {"pending": "running", "shutting-down": "terminated"}
+                self.set_state(instance_id, after[self.instances()[instance_id].state])
+
+    def _terminate(self, params: dict[str, str], environ: dict[str, Any]) -> tuple[str, Any, bytes]:
+        known = self.instances()
+        living = [
+            value
+            for key, value in params.items()
+            if key.startswith("InstanceId.") and value in known and known[value].state != "terminated"
+        ]
+        reply = self._ask_moto(params, environ)
+        for instance_id in living:
+            self.set_state(instance_id, "shutting-down", "User initiated")
+            self._reads_left[instance_id] = self.stop_reads
+        return reply
+
+    def _console(self, params: dict[str, str], _: dict[str, Any]) -> tuple[str, Any, bytes]:
+        if params.get("Latest") == "true" and not self.nitro:
+            return _error("ec2", "UnsupportedOperation", "This instance type does not support retrieving the latest.")
+        instance_id = params["InstanceId"]
+        if instance_id not in self.instances():
+            return _error("ec2", "InvalidInstanceID.NotFound", f"The instance ID '{instance_id}' does not exist")
+        text = self.consoles.setdefault(instance_id, console())
+        return _ok(
+            f"<GetConsoleOutputResponse {_XMLNS}><requestId>1</requestId><instanceId>{instance_id}</instanceId>"
+            f"<timestamp>{datetime.now(UTC).isoformat()}</timestamp>"
+            f"<output>{base64.b64encode(text.encode()).decode()}</output></GetConsoleOutputResponse>"
+        )
+
+    # Targets
+
+    def _register(self, params: dict[str, str], environ: dict[str, Any]) -> tuple[str, Any, bytes]:
+        reply = self._ask_moto(params, environ)
+        if reply[0].startswith("200"):
+            for each in _target_ids(params):
+                known = self.targets.get((params["TargetGroupArn"], each))
+                if known is None or known.draining:
+                    self.targets[params["TargetGroupArn"], each] = Target(
+                        healthy=self.health.get(each, True), open=known.open if known else 0
+                    )
+        return reply
+
+    def _deregister(self, params: dict[str, str], environ: dict[str, Any]) -> tuple[str, Any, bytes]:
+        reply = self._ask_moto(params, environ)
+        if reply[0].startswith("200"):
+            for each in _target_ids(params):
+                if target := self.targets.get((params["TargetGroupArn"], each)):
+                    target.draining = True
+            self._settle()
+        return reply
+
+    def _settle(self) -> None:
+        """Without an open request, deregistering is done at once."""
+        for key, target in list(self.targets.items()):
+            if target.draining and not target.open:
+                del self.targets[key]
+
+    def _target_health(self, params: dict[str, str], _: dict[str, Any]) -> tuple[str, Any, bytes]:
+        self._settle()
+        arn = params["TargetGroupArn"]
+        ids = _target_ids(params) or [each for group, each in self.targets if group == arn]
+        entries = []
+        for each in ids:
+            word, _, reason = self._health_of(self.targets.get((arn, each))).partition(" ")
+            told = f"<Reason>{reason}</Reason>" if reason else ""
+            entries.append(
+                f"<member><Target><Id>{escape(each)}</Id><Port>80</Port></Target>"
+                f"<TargetHealth><State>{word}</State>{told}</TargetHealth></member>"
+            )
+        return _ok(
+            '<DescribeTargetHealthResponse xmlns="http://elasticloadbalancing.amazonaws.com/doc/2015-12-01/">'
+            f"<DescribeTargetHealthResult><TargetHealthDescriptions>{''.join(entries)}</TargetHealthDescriptions>"
+            "</DescribeTargetHealthResult><ResponseMetadata><RequestId>1</RequestId></ResponseMetadata>"
+            "</DescribeTargetHealthResponse>"
+        )
+
+    @staticmethod
+    def _health_of(target: Target | None) -> str:
+        if target is None:
+            return "unused Target.NotRegistered"
+        if target.reason:
+            return target.reason
+        if target.draining:
+            return "draining Target.DeregistrationInProgress"
+        if target.initial_reads > 0:
+            target.initial_reads -= 1
+            return "initial Elb.RegistrationInProgress"
+        return "healthy" if target.healthy else "unhealthy Target.FailedHealthChecks"
+
+
+_XMLNS = 'xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"'
+
+
+def _target_ids(params: Mapping[str, str]) -> list[str]:
+    return [value for key, value in params.items() if re.fullmatch(r"Targets\.member\.\d+\.Id", key)]
+
+
+def _ok(text: str) -> tuple[str, Any, bytes]:
+    return "200 OK", [("Content-Type", "text/xml;charset=UTF-8")], text.encode()
+
+
+def _error(service: str, code: str, words: str, status: int = 400) -> tuple[str, Any, bytes]:
+    inner = f"<Error><Code>{code}</Code><Message>{escape(words)}</Message></Error>"
+    if service == "ec2":
+        text = f"<Response><Errors>{inner}</Errors><RequestID>1</RequestID></Response>"
+    else:
+        text = f"<ErrorResponse>{inner}<RequestId>1</RequestId></ErrorResponse>"
+    return f"{status} Refused", [("Content-Type", "text/xml;charset=UTF-8")], text.encode()
+
+
+def console(*keys: str) -> str:
+    """What a machine has written since its boot; with new host keys if none are given."""
+    blob = struct.pack(">I", 11) + b"ssh-ed25519" + struct.pack(">I", 32) + secrets.token_bytes(32)
+    lines = "\n".join(keys or [f"ssh-ed25519 {base64.b64encode(blob).decode()} root@machine"])
+    return (
+        "[    0.000000] Linux version 6.8.0-aws\nci-info: no authorized SSH keys fingerprints found for user ubuntu.\n"
+        f"-----BEGIN SSH HOST KEY KEYS-----\n{lines}\n-----END SSH HOST KEY KEYS-----\n"
+        "[   12.345678] cloud-init[812]: Cloud-init finished.\nmachine login: "
+    )
+
+
+def _quiet() -> type[Any]:
+    from werkzeug.serving import WSGIRequestHandler
+
+    class Quiet(WSGIRequestHandler):
+        """Without a line for each request."""
+
+        def log(self, type: str, message: str, *args: Any) -> None:
+            """Silence."""
+
+    return Quiet

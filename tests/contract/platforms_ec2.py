@@ -1,0 +1,125 @@
+"""The EC2 platform under the contract tests: the real SDK against moto and what the lab puts around it."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+
+from lab import ec2 as lab_ec2
+from phoenix_fleet.connections import Connection
+from phoenix_fleet.domain.errors import Unavailable
+from phoenix_fleet.domain.models import OWNER, Artefact, LaunchIntent
+from phoenix_fleet.platforms import _ec2_view as view
+from phoenix_fleet.platforms import ec2 as driver
+from tests.contract import machinery
+
+_serial = itertools.count(1)
+
+
+class Ec2Lab:
+    """What the contract tests ask of a platform's surroundings."""
+
+    name = "ec2"
+
+    def __init__(self, cloud: lab_ec2.Cloud) -> None:
+        self.cloud = cloud
+        extra = {"region_name": lab_ec2.REGION, "endpoint_url": cloud.url}
+        self.connections = machinery.KnownConnections(
+            Connection("aws_default", login="AKIATESTTESTTESTTEST", password="a secret of tests", extra=extra)
+        )
+        self.by_hand = boto3.client(
+            "ec2", region_name=lab_ec2.REGION, endpoint_url=cloud.url, aws_access_key_id="x", aws_secret_access_key="x"
+        )
+        self.zones, self.subnets = self._network()
+        self.group = str(self.cloud.backend.create_security_group("fleet", "fleet", vpc_id=self.vpc).id)
+        self.settings: Mapping[str, Any] = {
+            "subnets": list(self.subnets),
+            "security_groups": [self.group],
+            "instance_type": "m7i.large",
+        }
+        self.platform = self.again()
+        self.standard = self.artefact("lab", "2026.11-1")
+
+    def _network(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        self.vpc = str(self.cloud.backend.create_vpc("10.66.0.0/16").id)
+        zones = tuple(f"{lab_ec2.REGION}{letter}" for letter in "ab")
+        made = [
+            self.cloud.backend.create_subnet(self.vpc, f"10.66.{number}.0/24", availability_zone=zone).id
+            for number, zone in enumerate(zones)
+        ]
+        return zones, tuple(map(str, made))
+
+    def again(self, **settings: Any) -> driver.Driver:
+        """Another driver object for the same world."""
+        return driver.Driver(driver.Settings(**{**self.settings, **settings}), self.connections)
+
+    def artefact(self, family: str, version: str, *, ours: bool = True) -> Artefact:
+        image = self.cloud.backend.register_image(f"{family}-{version}-{next(_serial)}")
+        marks = {"phoenix.family": family, "phoenix.version": version}
+        image.add_tags({**marks, "phoenix.owner": OWNER} if ours else marks)
+        return Artefact("ec2", image.id, view.digest(image.id))
+
+    def foreign(self, name: str, marks: Mapping[str, str]) -> str:
+        tags = [{"Key": key, "Value": value} for key, value in {"Name": name, **marks}.items()]
+        group = self.by_hand.run_instances(
+            ImageId=self.standard.reference,
+            MinCount=1,
+            MaxCount=1,
+            SubnetId=self.subnets[0],
+            TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
+        )
+        return str(group["Instances"][0]["InstanceId"])
+
+    def is_alive(self, instance_id: str) -> bool:
+        return str(self.cloud.instances()[instance_id].state) in ("pending", "running")
+
+    def count(self, token: str) -> int:
+        """How many instances carry the token, in truth, living or not."""
+        return sum(self.marks(each).get("phoenix.token") == token for each in self.cloud.instances())
+
+    def authorized_key(self, instance_id: str) -> str:
+        """What cloud-init is told to let in as root."""
+        data = self.user_data(instance_id)
+        assert data["disable_root"] is False
+        (key,) = data["ssh_authorized_keys"]
+        return str(key)
+
+    def user_data(self, instance_id: str) -> dict[str, Any]:
+        attribute = self.by_hand.describe_instance_attribute(InstanceId=instance_id, Attribute="userData")
+        first, _, rest = base64.b64decode(attribute["UserData"]["Value"]).decode().partition("\n")
+        assert first == "#cloud-config"
+        data: dict[str, Any] = json.loads(rest)
+        return data
+
+    def marks(self, resource: str) -> dict[str, str]:
+        return {tag["key"]: tag["value"] for tag in self.cloud.backend.describe_tags({"resource-id": [resource]})}
+
+    def crash_in_launch(self, intent: LaunchIntent) -> None:
+        """Launch, and die before the reply."""
+        self.cloud.lose_reply("RunInstances")
+        try:
+            self.platform.launch(intent)
+        except Unavailable:
+            return
+        raise AssertionError("the reply was not lost")
+
+    def break_down(self, instance_id: str) -> None:
+        """Let the machine end by itself, for good."""
+        self.cloud.set_state(instance_id, "stopped", "Instance initiated shutdown")
+
+
+@contextmanager
+def opened() -> Iterator[Ec2Lab]:
+    """An account of this lab's own, empty but for a network."""
+    with lab_ec2.Cloud().running() as cloud:
+        lab = Ec2Lab(cloud)
+        try:
+            yield lab
+        finally:
+            lab.by_hand.close()
