@@ -58,6 +58,8 @@ class Target:
     open: int = 0
     """Requests that are open at it."""
     draining: bool = False
+    drain_reads: int = 2
+    """How many reads show it draining before the delay is over, once no request is open."""
     initial_reads: int = 1
     reason: str = ""
     """A state and reason to report instead: ``unused Target.NotInUse``."""
@@ -323,22 +325,18 @@ class Cloud:
             for each in _target_ids(params):
                 if target := self.targets.get((params["TargetGroupArn"], each)):
                     target.draining = True
-            self._settle()
         return reply
 
-    def _settle(self) -> None:
-        """Without an open request, deregistering is done at once."""
-        for key, target in list(self.targets.items()):
-            if target.draining and not target.open:
-                del self.targets[key]
-
     def _target_health(self, params: dict[str, str], _: dict[str, Any]) -> tuple[str, Any, bytes]:
-        self._settle()
         arn = params["TargetGroupArn"]
         ids = _target_ids(params) or [each for group, each in self.targets if group == arn]
         entries = []
         for each in ids:
-            word, _, reason = self._health_of(self.targets.get((arn, each))).partition(" ")
+            target = self.targets.get((arn, each))
+            if target is not None and target.draining and target.drain_reads <= 0:
+                del self.targets[arn, each]
+                target = None
+            word, _, reason = self._health_of(target).partition(" ")
             told = f"<Reason>{reason}</Reason>" if reason else ""
             entries.append(
                 f"<member><Target><Id>{escape(each)}</Id><Port>80</Port></Target>"
@@ -358,6 +356,7 @@ class Cloud:
         if target.reason:
             return target.reason
         if target.draining:
+            target.drain_reads -= not target.open
             return "draining Target.DeregistrationInProgress"
         if target.initial_reads > 0:
             target.initial_reads -= 1

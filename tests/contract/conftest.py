@@ -9,6 +9,7 @@ import pytest
 
 from phoenix_fleet.domain.models import Instance
 from tests.contract import platforms_ec2
+from tests.contract.balancers_elbv2 import Elbv2Lab
 from tests.contract.balancers_labs import FakeLab as FakeBalancerLab
 from tests.contract.balancers_labs import HaproxyLab, NoneLab
 from tests.contract.gates_fixtures import Machines, make_image, make_key
@@ -72,22 +73,34 @@ def haproxy_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HaproxyLab
         yield lab
 
 
-@pytest.fixture(params=["fake", pytest.param("haproxy", marks=real)])
+@pytest.fixture
+def elbv2_lab(ec2_lab: Ec2Lab) -> Elbv2Lab:
+    """A target group of this test's own."""
+    return Elbv2Lab(ec2_lab)
+
+
+@pytest.fixture(params=["fake", "elbv2", pytest.param("haproxy", marks=real)])
 def traffic_lab(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> FakeBalancerLab | HaproxyLab:
+) -> FakeBalancerLab | HaproxyLab | Elbv2Lab:
     """The surroundings of one balancer that sends traffic."""
+    if request.param == "elbv2":
+        elbv2: Elbv2Lab = request.getfixturevalue("elbv2_lab")
+        return elbv2
     if request.param == "haproxy":
         lab: HaproxyLab = request.getfixturevalue("haproxy_lab")
         return lab
     return FakeBalancerLab(tmp_path_factory.mktemp("fake"))
 
 
-@pytest.fixture(params=["none", "fake", pytest.param("haproxy", marks=real)])
+@pytest.fixture(params=["none", "fake", "elbv2", pytest.param("haproxy", marks=real)])
 def balancer_lab(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> NoneLab | FakeBalancerLab | HaproxyLab:
+) -> NoneLab | FakeBalancerLab | HaproxyLab | Elbv2Lab:
     """The surroundings of any balancer."""
+    if request.param == "elbv2":
+        elbv2: Elbv2Lab = request.getfixturevalue("elbv2_lab")
+        return elbv2
     if request.param == "haproxy":
         lab: HaproxyLab = request.getfixturevalue("haproxy_lab")
         return lab
