@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -89,6 +90,9 @@ _SILENT = frozenset({"SignatureDoesNotMatch", "IncompleteSignature"})
 """Errors whose words repeat what was signed."""
 
 
+_MAKING = threading.Lock()
+
+
 class Clients:
     """Clients of one connection, made when first asked for and kept for as long as the connection stays the same.
 
@@ -98,13 +102,12 @@ class Clients:
 
     def __init__(self, connections: Connections, conn_id: str) -> None:
         self._connections, self._conn_id = connections, conn_id
-        self._lock = threading.Lock()
         self._made: dict[str, tuple[Connection, Any]] = {}
 
     def __call__(self, service: str) -> Any:
         """The client of that service (``ec2``, ``elbv2``)."""
         connection = self._connections(self._conn_id)
-        with self._lock:
+        with _MAKING:
             made = self._made.get(service)
             if made is None or made[0] != connection:
                 made = self._made[service] = connection, _client(connection, service)
@@ -145,20 +148,44 @@ def _session(connection: Connection) -> Any:
             remedy="Use assume_role, keys, or an empty connection on a machine with an instance profile.",
         )
     session = boto3.session.Session(
+        botocore_session=_core(connection),
         aws_access_key_id=connection.login or extra.get("aws_access_key_id") or None,
         aws_secret_access_key=connection.password or extra.get("aws_secret_access_key") or None,
         aws_session_token=extra.get("aws_session_token") or None,
         region_name=extra.get("region_name") or None,
-        profile_name=extra.get("profile_name") or None,
     )
     return _in_role(session, connection) if extra.get("role_arn") else session
+
+
+def _core(connection: Connection) -> Any:
+    from botocore.session import get_session
+
+    core = get_session()
+    if profile := connection.extra.get("profile_name"):
+        core.set_config_variable("profile", profile)
+    loader = _loader()
+    del loader.search_paths[_loader_paths() :]  # every session adds the same folder once more
+    core.register_component("data_loader", loader)
+    return core
+
+
+@cache
+def _loader() -> Any:
+    """What has read the descriptions of the services: that takes most of the time that a client takes, so but once."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
+
+
+@cache
+def _loader_paths() -> int:
+    return len(_loader().search_paths)
 
 
 def _in_role(session: Any, connection: Connection) -> Any:
     """A session with the role's credentials, which renews them by itself before they expire."""
     import boto3
     from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
-    from botocore.session import get_session
 
     endpoint = _endpoint(connection, "sts")
 
@@ -170,7 +197,7 @@ def _in_role(session: Any, connection: Connection) -> Any:
     fetcher = AssumeRoleCredentialFetcher(
         client_of, session.get_credentials(), str(connection.extra["role_arn"]), extra_args=extra_args
     )
-    core = get_session()
+    core = _core(connection)
     core._credentials = DeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role")
     return boto3.session.Session(botocore_session=core, region_name=session.region_name)
 

@@ -40,6 +40,7 @@ class Elbv2Lab(Traits):
         self.arn = str(group["TargetGroups"][0]["TargetGroupArn"])
         self._names = {lab.foreign(STATIC, {}): STATIC}
         (self.static,) = self._names
+        self.cloud.set_state(self.static, "running")
         by_hand.register_targets(TargetGroupArn=self.arn, Targets=[{"Id": self.static}])
         by_hand.close()
         self.balancer = self.again()
