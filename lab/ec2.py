@@ -32,7 +32,7 @@ from xml.sax.saxutils import escape
 
 REGION = "eu-central-1"
 ACCOUNT = "123456789012"
-_SERVICE = re.compile(r"Credential=[^/]+/\d+/[^/]+/(?P<service>[a-z0-9-]+)/")
+_SIGNED = re.compile(r"Credential=(?P<key>[^/]+)/\d+/[^/]+/(?P<service>[a-z0-9-]+)/")
 _CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
 
 
@@ -43,11 +43,17 @@ class Call:
     service: str
     action: str
     params: Mapping[str, str]
+    key: str
+    """Id of the access key that signed it."""
 
     @property
-    def permission(self) -> str:
-        """What a policy calls it: ``ec2:RunInstances``."""
-        return f"{self.service}:{self.action}"
+    def permissions(self) -> set[str]:
+        """What its caller must be allowed, in a policy's words: a launch with tags or a role needs more than itself."""
+        needed = {f"{self.service}:{self.action}"}
+        if self.action == "RunInstances":
+            needed |= {"ec2:CreateTags"} if "TagSpecification.1.ResourceType" in self.params else set()
+            needed |= {"iam:PassRole"} if "IamInstanceProfile.Name" in self.params else set()
+        return needed
 
 
 @dataclass
@@ -152,6 +158,16 @@ class Cloud:
             instance.state_reason.code, instance.state_reason.message = "Client.InstanceInitiatedShutdown", message
             self._reads_left.pop(instance_id, None)
 
+    def forget(self, instance_id: str) -> None:
+        """Show no trace of that instance any more, as about an hour after its end."""
+        with self._lock:
+            reservations = self.backend.reservations
+            for key in [
+                key for key, group in reservations.items() if any(i.id == instance_id for i in group.instances)
+            ]:
+                del reservations[key]
+            self._reads_left.pop(instance_id, None)
+
     # The API
 
     @contextmanager
@@ -179,8 +195,9 @@ class Cloud:
         """WSGI: one request."""
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)).decode()
         params = dict(parse_qsl(body, keep_blank_values=True))
-        match = _SERVICE.search(environ.get("HTTP_AUTHORIZATION", ""))
-        call = Call(match["service"] if match else "", params.get("Action", ""), params)
+        signed = _SIGNED.search(environ.get("HTTP_AUTHORIZATION", ""))
+        service, key = (signed["service"], signed["key"]) if signed else ("", "")
+        call = Call(service, params.get("Action", ""), params, key)
         with self._lock:  # moto is not made for threads
             self.calls.append(call)
             fault = self._fault(call.action)

@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -19,7 +20,22 @@ from phoenix_fleet.platforms import _ec2_view as view
 from phoenix_fleet.platforms import ec2 as driver
 from tests.contract import machinery
 
+KEY = "AKIATESTTESTTESTTEST"
+SECRET = "a secret of the tests"
+ROLE = f"arn:aws:iam::{lab_ec2.ACCOUNT}:role/replacer"
+POLICIES = ("replacer", "keeper")
 _serial = itertools.count(1)
+
+
+def granted(policy: str) -> set[str]:
+    """Every action that a shipped policy allows."""
+    text = (Path(driver.__file__).parent / "iam" / f"{policy}.json").read_text()
+    return {action for statement in json.loads(text)["Statement"] for action in statement["Action"]}
+
+
+def needed(cloud: lab_ec2.Cloud) -> set[str]:
+    """What the drivers would have had to be allowed for all that they did."""
+    return {each for call in cloud.calls if call.key == KEY for each in call.permissions}
 
 
 class Ec2Lab:
@@ -31,7 +47,25 @@ class Ec2Lab:
         self.cloud = cloud
         extra = {"region_name": lab_ec2.REGION, "endpoint_url": cloud.url}
         self.connections = machinery.KnownConnections(
-            Connection("aws_default", login="AKIATESTTESTTESTTEST", password="a secret of tests", extra=extra)
+            Connection("aws_default", login=KEY, password=SECRET, extra=extra),
+            Connection("no_region", login=KEY, password=SECRET, extra={"endpoint_url": cloud.url}),
+            Connection("nowhere", login=KEY, password=SECRET, extra={**extra, "endpoint_url": "http://127.0.0.1:9"}),
+            Connection("no_url", login=KEY, password=SECRET, extra={**extra, "endpoint_url": "127.0.0.1"}),
+            Connection(
+                "saml", login=KEY, password=SECRET, extra={**extra, "assume_role_method": "assume_role_with_saml"}
+            ),
+            Connection("role", login=KEY, password=SECRET, extra={**extra, "role_arn": ROLE}),
+            Connection("in_extra", extra={**extra, "aws_access_key_id": KEY, "aws_secret_access_key": SECRET}),
+            Connection(
+                "by_service",
+                login=KEY,
+                password=SECRET,
+                extra={
+                    **extra,
+                    "endpoint_url": "http://127.0.0.1:9",
+                    "service_config": {"ec2": {"endpoint_url": cloud.url}},
+                },
+            ),
         )
         self.by_hand = boto3.client(
             "ec2", region_name=lab_ec2.REGION, endpoint_url=cloud.url, aws_access_key_id="x", aws_secret_access_key="x"
@@ -97,6 +131,17 @@ class Ec2Lab:
         data: dict[str, Any] = json.loads(rest)
         return data
 
+    def snapshots(self, artefact: Artefact) -> set[str]:
+        """Those behind an AMI."""
+        (image,) = self.by_hand.describe_images(ImageIds=[artefact.reference])["Images"]
+        return {str(each["Ebs"]["SnapshotId"]) for each in image["BlockDeviceMappings"]}
+
+    def instance_profile(self, name: str) -> None:
+        """Let there be one of that name."""
+        from moto.iam.models import iam_backends
+
+        iam_backends[lab_ec2.ACCOUNT]["aws"].create_instance_profile(name, "/", [])
+
     def marks(self, resource: str) -> dict[str, str]:
         return {tag["key"]: tag["value"] for tag in self.cloud.backend.describe_tags({"resource-id": [resource]})}
 
@@ -123,3 +168,6 @@ def opened() -> Iterator[Ec2Lab]:
             yield lab
         finally:
             lab.by_hand.close()
+        # Whatever the tests made the drivers do, the shipped policies allow it.
+        allowed = set().union(*map(granted, POLICIES)) | {"sts:AssumeRole"}
+        assert needed(cloud) <= allowed, needed(cloud) - allowed

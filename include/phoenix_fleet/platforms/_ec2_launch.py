@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from phoenix_fleet.domain.errors import InvalidSpec, Unavailable
 from phoenix_fleet.domain.models import LaunchIntent
 from phoenix_fleet.platforms import _ec2_view as view
-
-if TYPE_CHECKING:
-    from phoenix_fleet.platforms.ec2 import Settings
+from phoenix_fleet.platforms._ec2_settings import Settings
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _PUBLIC_KEY = re.compile(r"[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}( [^\r\n]*)?")
