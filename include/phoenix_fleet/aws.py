@@ -218,6 +218,7 @@ def _endpoint(connection: Connection, service: str) -> str | None:
 def translated(what: str) -> Iterator[None]:
     """Turn the SDK's errors into ours; ``what`` begins the message."""
     from botocore import exceptions as boto
+    from botocore.parsers import ResponseParserError  # no kin of the others
 
     try:
         yield
@@ -237,7 +238,7 @@ def translated(what: str) -> Iterator[None]:
         raise InvalidConfig(f"{what}: {error}", remedy="Correct the extra of the connection.") from error
     except boto.ParamValidationError as error:
         raise InvalidSpec(f"{what}: {str(error)[:_LONGEST]}") from error
-    except (boto.BotoCoreError, OSError) as error:
+    except (boto.BotoCoreError, ResponseParserError, OSError) as error:
         raise Unavailable(
             f"{what}: Amazon does not answer: {str(error)[:_LONGEST]}",
             remedy="See that the region's endpoint can be reached.",

@@ -175,9 +175,11 @@ class Driver(Platform):
         if aws.code_of(error) != "IdempotentInstanceTerminated":
             # What is not found here (an AMI, a subnet, a group) is not found the next time either.
             raise InvalidSpec(str(failure)) if isinstance(failure, NotFound) else failure
-        asked = [{"Name": "client-token", "Values": [intent.token]}]
-        for seen in _every_page(client, asked):
-            if seen.get("ClientToken") == intent.token and view.is_ours(view.tags(seen)):
+        wanted = {view.TOKEN_MARK: intent.token}
+        found = _every_page(client, view.filters(wanted))
+        view.check_honoured(found, wanted, "InstanceId")
+        for seen in found:
+            if view.is_ours(view.tags(seen)):
                 view.check_same(view.tags(seen), intent)
                 return self._instance(seen)
         raise InvalidSpec(
