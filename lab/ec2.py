@@ -2,6 +2,7 @@
 
 moto keeps what there is and speaks the API. This layer adds, as EC2's documentation has it:
 
+* images that must exist to be launched;
 * client tokens (https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-idempotency.html): the same token with the
   same parameters gives the same reservation, with others ``IdempotentParameterMismatch``, and once its instance is
   terminated ``IdempotentInstanceTerminated``. moto 5.2.5 ignores the token.
@@ -17,9 +18,7 @@ from __future__ import annotations
 
 import base64
 import re
-import secrets
 import socket
-import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,57 +29,12 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 from xml.sax.saxutils import escape
 
+from lab.ec2words import XMLNS, Call, Fault, Target, console, error, ok, target_ids
+
 REGION = "eu-central-1"
 ACCOUNT = "123456789012"
 _SIGNED = re.compile(r"Credential=(?P<key>[^/]+)/\d+/[^/]+/(?P<service>[a-z0-9-]+)/")
 _CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
-
-
-@dataclass(frozen=True)
-class Call:
-    """One request, as it came in."""
-
-    service: str
-    action: str
-    params: Mapping[str, str]
-    key: str
-    """Id of the access key that signed it."""
-
-    @property
-    def permissions(self) -> set[str]:
-        """What its caller must be allowed, in a policy's words: a launch with tags or a role needs more than itself."""
-        needed = {f"{self.service}:{self.action}"}
-        if self.action == "RunInstances":
-            needed |= {"ec2:CreateTags"} if "TagSpecification.1.ResourceType" in self.params else set()
-            needed |= {"iam:PassRole"} if "IamInstanceProfile.Name" in self.params else set()
-        return needed
-
-
-@dataclass
-class Target:
-    """One target of a target group."""
-
-    healthy: bool = True
-    open: int = 0
-    """Requests that are open at it."""
-    draining: bool = False
-    drain_reads: int = 2
-    """How many reads show it draining before the delay is over, once no request is open."""
-    initial_reads: int = 1
-    reason: str = ""
-    """A state and reason to report instead: ``unused Target.NotInUse``."""
-
-
-@dataclass
-class Fault:
-    """What goes wrong with the next calls of an action."""
-
-    code: str = ""
-    """Refuse with that code; empty: do it and lose the reply."""
-    status: int = 400
-    times: int = 1
-    after: int = 0
-    """Only after so many calls that go well."""
 
 
 @dataclass
@@ -162,10 +116,9 @@ class Cloud:
         """Show no trace of that instance any more, as about an hour after its end."""
         with self._lock:
             reservations = self.backend.reservations
-            for key in [
-                key for key, group in reservations.items() if any(i.id == instance_id for i in group.instances)
-            ]:
-                del reservations[key]
+            for key, group in list(reservations.items()):
+                if any(each.id == instance_id for each in group.instances):
+                    del reservations[key]
             self._reads_left.pop(instance_id, None)
 
     # The API
@@ -202,7 +155,7 @@ class Cloud:
             self.calls.append(call)
             fault = self._fault(call.action)
             if fault is not None and fault.code:
-                reply = _error(call.service, fault.code, f"{call.action} is refused here.", fault.status)
+                reply = error(call.service, fault.code, f"{call.action} is refused here.", fault.status)
             else:
                 reply = self._answer(call, environ)
         if fault is not None and not fault.code:
@@ -255,11 +208,13 @@ class Cloud:
             frozen, ids, reply = self._tokens[token]
             if frozen != params:
                 words = "Arguments on this idempotent request are inconsistent with arguments used in previous request."
-                return _error("ec2", "IdempotentParameterMismatch", words)
+                return error("ec2", "IdempotentParameterMismatch", words)
             known = self.instances()
             if any(each not in known or known[each].state == "terminated" for each in ids):
-                return _error("ec2", "IdempotentInstanceTerminated", "The instance of this token is terminated.")
+                return error("ec2", "IdempotentInstanceTerminated", "The instance of this token is terminated.")
             return reply
+        if params.get("ImageId") not in self.backend.amis:  # moto takes any
+            return error("ec2", "InvalidAMIID.NotFound", f"The image id '[{params.get('ImageId')}]' does not exist")
         before = set(self.instances())
         reply = self._ask_moto(params, environ)
         born = [each for each in self.instances() if each not in before]
@@ -312,13 +267,13 @@ class Cloud:
 
     def _console(self, params: dict[str, str], _: dict[str, Any]) -> tuple[str, Any, bytes]:
         if params.get("Latest") == "true" and not self.nitro:
-            return _error("ec2", "UnsupportedOperation", "This instance type does not support retrieving the latest.")
+            return error("ec2", "UnsupportedOperation", "This instance type does not support retrieving the latest.")
         instance_id = params["InstanceId"]
         if instance_id not in self.instances():
-            return _error("ec2", "InvalidInstanceID.NotFound", f"The instance ID '{instance_id}' does not exist")
+            return error("ec2", "InvalidInstanceID.NotFound", f"The instance ID '{instance_id}' does not exist")
         text = self.consoles.setdefault(instance_id, console())
-        return _ok(
-            f"<GetConsoleOutputResponse {_XMLNS}><requestId>1</requestId><instanceId>{instance_id}</instanceId>"
+        return ok(
+            f"<GetConsoleOutputResponse {XMLNS}><requestId>1</requestId><instanceId>{instance_id}</instanceId>"
             f"<timestamp>{datetime.now(UTC).isoformat()}</timestamp>"
             f"<output>{base64.b64encode(text.encode()).decode()}</output></GetConsoleOutputResponse>"
         )
@@ -328,7 +283,7 @@ class Cloud:
     def _register(self, params: dict[str, str], environ: dict[str, Any]) -> tuple[str, Any, bytes]:
         reply = self._ask_moto(params, environ)
         if reply[0].startswith("200"):
-            for each in _target_ids(params):
+            for each in target_ids(params):
                 known = self.targets.get((params["TargetGroupArn"], each))
                 if known is None or known.draining:
                     self.targets[params["TargetGroupArn"], each] = Target(
@@ -339,27 +294,27 @@ class Cloud:
     def _deregister(self, params: dict[str, str], environ: dict[str, Any]) -> tuple[str, Any, bytes]:
         reply = self._ask_moto(params, environ)
         if reply[0].startswith("200"):
-            for each in _target_ids(params):
+            for each in target_ids(params):
                 if target := self.targets.get((params["TargetGroupArn"], each)):
                     target.draining = True
         return reply
 
     def _target_health(self, params: dict[str, str], _: dict[str, Any]) -> tuple[str, Any, bytes]:
         arn = params["TargetGroupArn"]
-        ids = _target_ids(params) or [each for group, each in self.targets if group == arn]
+        ids = target_ids(params) or [each for group, each in self.targets if group == arn]
         entries = []
         for each in ids:
             target = self.targets.get((arn, each))
             if target is not None and target.draining and target.drain_reads <= 0:
                 del self.targets[arn, each]
                 target = None
-            word, _, reason = self._health_of(target).partition(" ")
+            word, __, reason = self._health_of(target).partition(" ")
             told = f"<Reason>{reason}</Reason>" if reason else ""
             entries.append(
                 f"<member><Target><Id>{escape(each)}</Id><Port>80</Port></Target>"
                 f"<TargetHealth><State>{word}</State>{told}</TargetHealth></member>"
             )
-        return _ok(
+        return ok(
             '<DescribeTargetHealthResponse xmlns="http://elasticloadbalancing.amazonaws.com/doc/2015-12-01/">'
             f"<DescribeTargetHealthResult><TargetHealthDescriptions>{''.join(entries)}</TargetHealthDescriptions>"
             "</DescribeTargetHealthResult><ResponseMetadata><RequestId>1</RequestId></ResponseMetadata>"
@@ -379,37 +334,6 @@ class Cloud:
             target.initial_reads -= 1
             return "initial Elb.RegistrationInProgress"
         return "healthy" if target.healthy else "unhealthy Target.FailedHealthChecks"
-
-
-_XMLNS = 'xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"'
-
-
-def _target_ids(params: Mapping[str, str]) -> list[str]:
-    return [value for key, value in params.items() if re.fullmatch(r"Targets\.member\.\d+\.Id", key)]
-
-
-def _ok(text: str) -> tuple[str, Any, bytes]:
-    return "200 OK", [("Content-Type", "text/xml;charset=UTF-8")], text.encode()
-
-
-def _error(service: str, code: str, words: str, status: int = 400) -> tuple[str, Any, bytes]:
-    inner = f"<Error><Code>{code}</Code><Message>{escape(words)}</Message></Error>"
-    if service == "ec2":
-        text = f"<Response><Errors>{inner}</Errors><RequestID>1</RequestID></Response>"
-    else:
-        text = f"<ErrorResponse>{inner}<RequestId>1</RequestId></ErrorResponse>"
-    return f"{status} Refused", [("Content-Type", "text/xml;charset=UTF-8")], text.encode()
-
-
-def console(*keys: str) -> str:
-    """What a machine has written since its boot; with new host keys if none are given."""
-    blob = struct.pack(">I", 11) + b"ssh-ed25519" + struct.pack(">I", 32) + secrets.token_bytes(32)
-    lines = "\n".join(keys or [f"ssh-ed25519 {base64.b64encode(blob).decode()} root@machine"])
-    return (
-        "[    0.000000] Linux version 6.8.0-aws\nci-info: no authorized SSH keys fingerprints found for user ubuntu.\n"
-        f"-----BEGIN SSH HOST KEY KEYS-----\n{lines}\n-----END SSH HOST KEY KEYS-----\n"
-        "[   12.345678] cloud-init[812]: Cloud-init finished.\nmachine login: "
-    )
 
 
 def _quiet() -> type[Any]:
