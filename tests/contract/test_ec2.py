@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from lab import ec2 as lab_ec2
+from lab import ec2words
 from phoenix_fleet.domain.errors import (
     AuthenticationFailed,
     CapacityExhausted,
@@ -69,7 +69,8 @@ class TestRequest:
         assert (asked["MinCount"], asked["MaxCount"]) == ("1", "1")
         assert asked["MetadataOptions.HttpTokens"] == "required"
         assert asked["MetadataOptions.HttpPutResponseHopLimit"] == "1"
-        assert asked["ClientToken"].isascii() and len(asked["ClientToken"]) <= 64
+        assert asked["ClientToken"].isascii()
+        assert len(asked["ClientToken"]) <= 64
         assert asked["SubnetId"] in ec2_lab.subnets
         volumes = [each.volume_id for each in ec2_lab.cloud.instances()[born.id].block_device_mapping.values()]
         assert volumes
@@ -204,7 +205,8 @@ class TestErrors:
             ec2_lab.platform.launch(intent)
 
         assert type(caught.value) is expected
-        assert intent.name in str(caught.value) and code in str(caught.value)
+        assert intent.name in str(caught.value)
+        assert code in str(caught.value)
         assert SECRET not in str(caught.value)
         # A driver asks once: whether to ask again is not for it to say.
         assert len(ec2_lab.cloud.called("RunInstances")) == before + 1
@@ -212,6 +214,13 @@ class TestErrors:
 
     def test_a_code_that_is_not_known_with_a_status_of_500_may_pass(self, ec2_lab: Ec2Lab) -> None:
         ec2_lab.cloud.refuse("DescribeInstances", "SomethingNew", status=503)
+
+        with pytest.raises(Unavailable):
+            ec2_lab.platform.list_instances("web")
+
+    @pytest.mark.parametrize("status", [200, 403, 502])
+    def test_a_page_of_something_in_between_is_no_answer(self, ec2_lab: Ec2Lab, status: int) -> None:
+        ec2_lab.cloud.refuse("DescribeInstances", "garbage", status=status)
 
         with pytest.raises(Unavailable):
             ec2_lab.platform.list_instances("web")
@@ -308,7 +317,7 @@ class TestHostKeys:
     EC = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBM0000"
 
     def test_they_are_those_of_the_last_block(self) -> None:
-        console = lab_ec2.console("ssh-ed25519 " + "B" * 68 + " old") + lab_ec2.console(f"{self.EC} root@a", self.ED)
+        console = ec2words.console("ssh-ed25519 " + "B" * 68 + " old") + ec2words.console(f"{self.EC} root@a", self.ED)
 
         assert view.host_keys(console) == (self.EC, self.ED)
 
@@ -317,25 +326,25 @@ class TestHostKeys:
         [
             "",
             "-----BEGIN SSH HOST KEY KEYS-----\nssh-ed25519 AAAA",
-            lab_ec2.console("ssh-dss " + "A" * 68),
-            lab_ec2.console("ssh-ed25519 AAAA short"),
-            lab_ec2.console("* ssh-ed25519 " + "A" * 68),
-            lab_ec2.console("@cert-authority ssh-ed25519 " + "A" * 68),
-            lab_ec2.console("-----BEGIN SSH HOST KEY FINGERPRINTS-----"),
+            ec2words.console("ssh-dss " + "A" * 68),
+            ec2words.console("ssh-ed25519 AAAA short"),
+            ec2words.console("* ssh-ed25519 " + "A" * 68),
+            ec2words.console("@cert-authority ssh-ed25519 " + "A" * 68),
+            ec2words.console("-----BEGIN SSH HOST KEY FINGERPRINTS-----"),
         ],
     )
     def test_anything_else_is_none(self, console: str) -> None:
         assert view.host_keys(console) == ()
 
     def test_carriage_returns_are_the_consoles_own(self) -> None:
-        assert view.host_keys(lab_ec2.console(self.ED).replace("\n", "\r\n")) == (self.ED,)
+        assert view.host_keys(ec2words.console(self.ED).replace("\n", "\r\n")) == (self.ED,)
 
     def test_none_before_cloud_init_wrote_them(self, ec2_lab: Ec2Lab, intent: LaunchIntent) -> None:
         born = ec2_lab.platform.launch(intent)
         ec2_lab.cloud.consoles[born.id] = "[    0.000000] Linux version 6.8.0"
         assert running(ec2_lab, born).host_keys == ()
 
-        ec2_lab.cloud.consoles[born.id] += "\n" + lab_ec2.console(self.ED)
+        ec2_lab.cloud.consoles[born.id] += "\n" + ec2words.console(self.ED)
         assert ec2_lab.platform.get_instance(born.id).host_keys == (self.ED,)
 
     def test_machines_without_a_live_console(self, ec2_lab: Ec2Lab, intent: LaunchIntent) -> None:
