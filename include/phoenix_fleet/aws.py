@@ -33,6 +33,7 @@ CONNECT_TIMEOUT = 10
 READ_TIMEOUT = 60
 """Seconds without an answer, after which Amazon counts as not answering."""
 
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LONGEST = 400
 """Characters of Amazon's own words in a message of ours."""
 
@@ -120,9 +121,8 @@ def _client(connection: Connection, service: str) -> Any:
         raise InvalidConfig(
             f"The connection '{connection.id}' names no region.", remedy="Set extra.region_name, eu-central-1 say."
         )
-    extra = connection.extra
     return session.client(
-        service, endpoint_url=_endpoint(connection, service), config=_config(), verify=extra.get("verify", True)
+        service, endpoint_url=_endpoint(connection, service), config=_config(), verify=_verify(connection)
     )
 
 
@@ -207,11 +207,29 @@ def _endpoint(connection: Connection, service: str) -> str | None:
     configs = connection.extra.get("service_config")
     config = configs.get(service) if isinstance(configs, Mapping) else None
     found = str((config or {}).get("endpoint_url") or connection.extra.get("endpoint_url") or "")
-    if found and (urlsplit(found).scheme not in ("http", "https") or not urlsplit(found).hostname):
+    url = urlsplit(found)
+    if found and (url.scheme not in ("http", "https") or not url.hostname):
         raise InvalidConfig(
             f"The connection '{connection.id}' has an endpoint_url that is no URL.", remedy="Write https://host:port."
         )
+    if url.scheme == "http" and url.hostname not in _LOOPBACK:
+        raise InvalidConfig(
+            f"The connection '{connection.id}' reaches {url.hostname} without TLS: whoever is in between could name "
+            "host keys of its own.",
+            remedy="Use https.",
+        )
     return found or None
+
+
+def _verify(connection: Connection) -> Any:
+    """True, or the path of a file with the authorities to believe."""
+    found = connection.extra.get("verify", True)
+    if found is True or (isinstance(found, str) and found.startswith("/")):
+        return found
+    raise InvalidConfig(
+        f"The connection '{connection.id}' has a verify that is neither true nor a file's path.",
+        remedy="Set extra.verify to the absolute path of your authority's certificate, or leave it out.",
+    )
 
 
 @contextmanager

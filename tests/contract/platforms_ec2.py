@@ -54,6 +54,8 @@ class Ec2Lab:
             Connection(
                 "saml", login=KEY, password=SECRET, extra={**extra, "assume_role_method": "assume_role_with_saml"}
             ),
+            Connection("no_tls", login=KEY, password=SECRET, extra={**extra, "endpoint_url": "http://192.0.2.1"}),
+            Connection("unverified", login=KEY, password=SECRET, extra={**extra, "verify": False}),
             Connection("role", login=KEY, password=SECRET, extra={**extra, "role_arn": ROLE}),
             Connection("in_extra", extra={**extra, "aws_access_key_id": KEY, "aws_secret_access_key": SECRET}),
             Connection(

@@ -406,7 +406,14 @@ class TestConnections:
 
     @pytest.mark.parametrize(
         ("conn_id", "expected"),
-        [("no_region", InvalidConfig), ("no_url", InvalidConfig), ("nowhere", Unavailable), ("saml", NotSupported)],
+        [
+            ("no_region", InvalidConfig),
+            ("no_url", InvalidConfig),
+            ("no_tls", InvalidConfig),
+            ("unverified", InvalidConfig),
+            ("nowhere", Unavailable),
+            ("saml", NotSupported),
+        ],
     )
     def test_others_say_what_is_wrong(
         self, ec2_lab: Ec2Lab, conn_id: str, expected: type[PhoenixError], monkeypatch: pytest.MonkeyPatch
