@@ -29,8 +29,13 @@ _serial = itertools.count(1)
 
 def granted(policy: str) -> set[str]:
     """Every action that a shipped policy allows."""
+    return {action for statement in statements(policy) for action in statement["Action"]}
+
+
+def statements(policy: str) -> list[dict[str, Any]]:
     text = (Path(driver.__file__).parent / "iam" / f"{policy}.json").read_text()
-    return {action for statement in json.loads(text)["Statement"] for action in statement["Action"]}
+    found: list[dict[str, Any]] = json.loads(text)["Statement"]
+    return found
 
 
 def needed(cloud: lab_ec2.Cloud) -> set[str]:

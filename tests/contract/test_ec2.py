@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import uuid
 from typing import Any
 
@@ -26,12 +27,12 @@ from phoenix_fleet.domain.errors import (
     Unavailable,
 )
 from phoenix_fleet.domain.ladder import Rung
-from phoenix_fleet.domain.models import Artefact, Instance, InstanceState, LaunchIntent
+from phoenix_fleet.domain.models import OWNER, Artefact, Instance, InstanceState, LaunchIntent
 from phoenix_fleet.platforms import _ec2_view as view
 from phoenix_fleet.platforms import ec2 as driver
 from tests.contract.balancers_elbv2 import Elbv2Lab
 from tests.contract.machinery import KnownConnections, wait_for
-from tests.contract.platforms_ec2 import KEY, POLICIES, SECRET, Ec2Lab, granted
+from tests.contract.platforms_ec2 import KEY, POLICIES, SECRET, Ec2Lab, granted, statements
 
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0000000000000000000000000000000000000000000 a \"b\" 'c' {{ d }}"
 
@@ -542,6 +543,16 @@ def test_each_action_of_the_policies_is_used(ec2_lab: Ec2Lab, elbv2_lab: Elbv2La
     used["keeper"] = _needed(ec2_lab, begin)
 
     assert used == {policy: granted(policy) for policy in POLICIES}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_a_policy_lets_go_must_be_ours(policy: str) -> None:
+    ours = {"aws:ResourceTag/phoenix.owner": OWNER}
+    for statement in statements(policy):
+        taking = [each for each in statement["Action"] if re.search(":(Terminate|Delete|Deregister(?!Targets))", each)]
+        if taking:
+            assert statement["Condition"]["StringEquals"] == ours, taking
+            assert statement["Resource"] != "*"
 
 
 def _needed(lab: Ec2Lab, begin: int) -> set[str]:
