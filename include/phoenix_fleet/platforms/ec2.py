@@ -20,6 +20,8 @@ from phoenix_fleet.platforms import _ec2_view as view
 from phoenix_fleet.platforms._ec2_settings import Settings
 from phoenix_fleet.platforms.base import Platform
 
+__all__ = ["Driver", "Settings"]
+
 _PAGE = 1000
 """The most instances in a page: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstances.html"""
 
