@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import base64
 import re
+import signal
 import socket
+import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -125,7 +127,7 @@ class Cloud:
 
     @contextmanager
     def running(self) -> Iterator[Cloud]:
-        """An empty account behind a free port."""
+        """An empty account behind ``port``, or behind a free one."""
         from moto.backends import get_backend
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
         from werkzeug.serving import make_server
@@ -133,7 +135,7 @@ class Cloud:
         for service in ("ec2", "elbv2", "iam", "sts"):
             get_backend(service).reset()
         self._moto = DomainDispatcherApplication(create_backend_app)
-        server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=_quiet())
+        server = make_server("127.0.0.1", self.port, self, threaded=True, request_handler=_quiet())
         self.port = int(server.server_port)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
@@ -346,3 +348,16 @@ def _quiet() -> type[Any]:
             """Silence."""
 
     return Quiet
+
+
+def main(argv: Sequence[str]) -> None:
+    """Serve on the given port of loopback, or on a free one, until told to end; the first line says where."""
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    with Cloud(port=int(argv[0]) if argv else 0).running() as cloud:
+        print(cloud.url, flush=True)
+        ended.wait()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

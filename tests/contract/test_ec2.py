@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 import uuid
 from typing import Any
 
+import boto3
 import pytest
 from pydantic import ValidationError
 
@@ -31,7 +34,7 @@ from phoenix_fleet.domain.models import OWNER, Artefact, Instance, InstanceState
 from phoenix_fleet.platforms import _ec2_view as view
 from phoenix_fleet.platforms import ec2 as driver
 from tests.contract.balancers_elbv2 import Elbv2Lab
-from tests.contract.machinery import KnownConnections, wait_for
+from tests.contract.machinery import KnownConnections, output, wait_for
 from tests.contract.platforms_ec2 import KEY, POLICIES, SECRET, Ec2Lab, granted, statements
 
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0000000000000000000000000000000000000000000 a \"b\" 'c' {{ d }}"
@@ -543,6 +546,29 @@ def test_each_action_of_the_policies_is_used(ec2_lab: Ec2Lab, elbv2_lab: Elbv2La
     used["keeper"] = _needed(ec2_lab, begin)
 
     assert used == {policy: granted(policy) for policy in POLICIES}
+
+
+def test_naming_the_drivers_loads_no_sdk() -> None:
+    code = (
+        "import sys; from phoenix_fleet import drivers; "
+        "drivers.load('platforms', 'ec2'); drivers.load('balancers', 'elbv2'); "
+        "print([name for name in sys.modules if name.startswith('boto')])"
+    )
+
+    assert output([sys.executable, "-c", code]).strip() == "[]"
+
+
+def test_the_lab_is_a_process_too() -> None:
+    with subprocess.Popen([sys.executable, "-m", "lab.ec2"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        client = boto3.client(
+            "ec2", region_name="eu-central-1", endpoint_url=url, aws_access_key_id="x", aws_secret_access_key="x"
+        )
+        assert client.describe_instances()["Reservations"] == []
+        client.close()
+        process.terminate()
+        assert process.wait(20) == 0
 
 
 @pytest.mark.parametrize("policy", POLICIES)
