@@ -10,9 +10,8 @@ import boto3
 
 from lab import ec2 as lab_ec2
 from phoenix_fleet.balancers import elbv2
-from phoenix_fleet.domain.models import Backend, Instance, LaunchIntent
+from phoenix_fleet.domain.models import Backend, Instance, InstanceState
 from tests.contract.balancers_labs import STATIC, Traits
-from tests.contract.machinery import wait_for
 from tests.contract.platforms_ec2 import Ec2Lab
 
 _serial = itertools.count(1)
@@ -49,21 +48,12 @@ class Elbv2Lab(Traits):
         return elbv2.Driver(elbv2.Settings(target_group=self.arn), self.lab.connections)
 
     def instance(self) -> Instance:
-        slot = f"web-{next(_serial)}"
-        intent = LaunchIntent(
-            "web", slot, "rollout-1", next(_serial), "lab", "2026.11-1", self.lab.standard, "", self.lab.settings
-        )
-        born = self.lab.platform.launch(intent)
+        born = self.lab.platform.launch(self.lab.intent())
         self._names[born.id] = born.name
-
-        def ready() -> Instance | None:
-            seen = self.lab.platform.get_instance(born.id)
-            return seen if seen.state == "running" else None
-
-        return wait_for(ready, born.name)
+        return self.lab.running(born)
 
     def look_alike(self, address: str) -> Instance:
-        return Instance(self.static, STATIC, "web", "static-01", "2026.11-1", "f" * 32, self.instance().state, address)
+        return Instance(self.static, STATIC, "web", "static-01", "2026.11-1", "f" * 32, InstanceState.RUNNING, address)
 
     def set_health(self, instance: Instance, healthy: bool) -> None:
         self.cloud.health[instance.id] = healthy

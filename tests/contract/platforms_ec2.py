@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import boto3
 from lab import ec2 as lab_ec2
 from phoenix_fleet.connections import Connection
 from phoenix_fleet.domain.errors import Unavailable
-from phoenix_fleet.domain.models import OWNER, Artefact, LaunchIntent
+from phoenix_fleet.domain.models import OWNER, Artefact, Instance, InstanceState, LaunchIntent
 from phoenix_fleet.platforms import _ec2_view as view
 from phoenix_fleet.platforms import ec2 as driver
 from tests.contract import machinery
@@ -99,6 +100,23 @@ class Ec2Lab:
     def again(self, **settings: Any) -> driver.Driver:
         """Another driver object for the same world."""
         return driver.Driver(driver.Settings(**{**self.settings, **settings}), self.connections)
+
+    def intent(self, authorized_key: str = "") -> LaunchIntent:
+        """A launch that will work, of a fleet of its own."""
+        fleet = f"t{uuid.uuid4().hex[:8]}"
+        slot, purpose = f"{fleet}-01", "rollout-1"
+        return LaunchIntent(
+            fleet, slot, purpose, 1, "lab", "2026.11-1", self.standard, authorized_key, settings=self.settings
+        )
+
+    def running(self, instance: Instance) -> Instance:
+        """The instance, once it runs."""
+
+        def look() -> Instance | None:
+            seen = self.platform.get_instance(instance.id)
+            return seen if seen.state is InstanceState.RUNNING else None
+
+        return machinery.wait_for(look, instance.name)
 
     def artefact(self, family: str, version: str, *, ours: bool = True) -> Artefact:
         image = self.cloud.backend.register_image(f"{family}-{version}-{next(_serial)}")

@@ -3,65 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-import subprocess
-import sys
-import uuid
 from typing import Any
 
-import boto3
 import pytest
-from pydantic import ValidationError
 
 from lab import ec2words
 from phoenix_fleet.domain.errors import (
     AuthenticationFailed,
     CapacityExhausted,
     IntentMismatch,
-    InUse,
-    InvalidConfig,
     InvalidSpec,
     NotFound,
     NotOurs,
-    NotSupported,
     PhoenixError,
     Throttled,
     TransientError,
     Unavailable,
 )
 from phoenix_fleet.domain.ladder import Rung
-from phoenix_fleet.domain.models import OWNER, Artefact, Instance, InstanceState, LaunchIntent
+from phoenix_fleet.domain.models import Artefact, InstanceState, LaunchIntent
 from phoenix_fleet.platforms import _ec2_view as view
-from phoenix_fleet.platforms import ec2 as driver
-from tests.contract.balancers_elbv2 import Elbv2Lab
-from tests.contract.machinery import KnownConnections, output, wait_for
-from tests.contract.platforms_ec2 import KEY, POLICIES, SECRET, Ec2Lab, granted, statements
+from tests.contract.platforms_ec2 import SECRET, Ec2Lab
 
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0000000000000000000000000000000000000000000 a \"b\" 'c' {{ d }}"
 
 
 @pytest.fixture
 def intent(ec2_lab: Ec2Lab) -> LaunchIntent:
-    fleet = f"t{uuid.uuid4().hex[:8]}"
-    return LaunchIntent(
-        fleet,
-        f"{fleet}-01",
-        "rollout-1",
-        1,
-        "lab",
-        "2026.11-1",
-        ec2_lab.standard,
-        PUBLIC_KEY,
-        settings=ec2_lab.settings,
-    )
-
-
-def running(lab: Ec2Lab, instance: Instance) -> Instance:
-    def look() -> Instance | None:
-        seen = lab.platform.get_instance(instance.id)
-        return seen if seen.state is InstanceState.RUNNING else None
-
-    return wait_for(look, instance.name)
+    return ec2_lab.intent(PUBLIC_KEY)
 
 
 class TestRequest:
@@ -256,7 +225,7 @@ class TestErrors:
         assert ec2_lab.count(intent.token) == 0
 
     def test_a_lost_reply_to_a_termination(self, ec2_lab: Ec2Lab, intent: LaunchIntent) -> None:
-        born = running(ec2_lab, ec2_lab.platform.launch(intent))
+        born = ec2_lab.running(ec2_lab.platform.launch(intent))
         ec2_lab.cloud.lose_reply("TerminateInstances")
 
         with pytest.raises(TransientError):
@@ -346,7 +315,7 @@ class TestHostKeys:
     def test_none_before_cloud_init_wrote_them(self, ec2_lab: Ec2Lab, intent: LaunchIntent) -> None:
         born = ec2_lab.platform.launch(intent)
         ec2_lab.cloud.consoles[born.id] = "[    0.000000] Linux version 6.8.0"
-        assert running(ec2_lab, born).host_keys == ()
+        assert ec2_lab.running(born).host_keys == ()
 
         ec2_lab.cloud.consoles[born.id] += "\n" + ec2words.console(self.ED)
         assert ec2_lab.platform.get_instance(born.id).host_keys == (self.ED,)
@@ -355,7 +324,7 @@ class TestHostKeys:
         ec2_lab.cloud.nitro = False
         born = ec2_lab.platform.launch(intent)
 
-        assert len(running(ec2_lab, born).host_keys) == 1
+        assert len(ec2_lab.running(born).host_keys) == 1
 
 
 class TestImages:
@@ -396,190 +365,3 @@ class TestImages:
 
         assert one.digest != two.digest
         assert view.digest(one.reference) == one.digest
-
-
-class TestConnections:
-    @pytest.mark.parametrize("conn_id", ["aws_default", "in_extra", "by_service", "role"])
-    def test_those_of_airflow_work(self, ec2_lab: Ec2Lab, conn_id: str) -> None:
-        before = len(ec2_lab.cloud.calls)
-
-        assert list(ec2_lab.again(connection=conn_id).list_instances("nobody")) == []
-
-        keys = {call.key for call in ec2_lab.cloud.calls[before:] if call.action == "DescribeInstances"}
-        assert (keys == {KEY}) is (conn_id != "role")
-
-    @pytest.mark.parametrize(
-        ("conn_id", "expected"),
-        [
-            ("no_region", InvalidConfig),
-            ("no_url", InvalidConfig),
-            ("no_tls", InvalidConfig),
-            ("unverified", InvalidConfig),
-            ("nowhere", Unavailable),
-            ("saml", NotSupported),
-        ],
-    )
-    def test_others_say_what_is_wrong(
-        self, ec2_lab: Ec2Lab, conn_id: str, expected: type[PhoenixError], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
-        monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
-
-        with pytest.raises(expected) as caught:
-            ec2_lab.again(connection=conn_id).list_instances("nobody")
-
-        assert SECRET not in str(caught.value)
-
-    def test_a_renewed_connection_is_used_at_once(self, ec2_lab: Ec2Lab) -> None:
-        known = KnownConnections(ec2_lab.connections("nowhere"))
-        platform = driver.Driver(driver.Settings(connection="nowhere", **ec2_lab.settings), known)
-        with pytest.raises(Unavailable):
-            platform.list_instances("nobody")
-
-        known.known["nowhere"] = ec2_lab.connections("aws_default")
-
-        assert list(platform.list_instances("nobody")) == []
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"subnets": []},
-        {"subnets": ["sg-0123456789abcdef0"]},
-        {"subnets": ["subnet-0123456789abcdef0"] * 2},
-        {"security_groups": ["default"]},
-        {"instance_type": "m7i"},
-        {"instance_profile": "a/b"},
-        {"address": "ipv6"},
-        {"tags": {"phoenix.owner": "me"}},
-        {"tags": {"aws:created": "x"}},
-        {"tags": {"Name": "x"}},
-        {"tags": {"k": "v" * 257}},
-        {"network": "of-docker"},
-    ],
-    ids=str,
-)
-def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
-    right = {"subnets": ["subnet-0123456789abcdef0"], "security_groups": ["sg-0123456789abcdef0"]}
-
-    with pytest.raises(ValidationError):
-        driver.Settings.model_validate({"instance_type": "m7i.large", **right, **wrong})
-
-
-class TestTargetGroups:
-    @pytest.mark.parametrize(
-        ("told", "expected"),
-        [
-            ("initial Elb.InitialHealthChecking", "starting"),
-            ("unused Target.NotInUse", "unhealthy"),
-            ("unused Target.InvalidState", "unhealthy"),
-            ("unhealthy.draining Target.FailedHealthChecks", "unhealthy"),
-            ("unavailable Target.HealthCheckDisabled", "unhealthy"),
-            ("dreaming", "unhealthy"),
-        ],
-    )
-    def test_words_of_health(self, elbv2_lab: Elbv2Lab, told: str, expected: str) -> None:
-        who = elbv2_lab.instance()
-        elbv2_lab.balancer.admit(who)
-        elbv2_lab.cloud.targets[elbv2_lab.arn, who.id].reason = told
-
-        assert elbv2_lab.balancer.state(who).state == expected
-
-    def test_removing_a_healthy_one_drains_it_first(self, elbv2_lab: Elbv2Lab) -> None:
-        who = elbv2_lab.instance()
-        elbv2_lab.balancer.admit(who)
-        wait_for(lambda: elbv2_lab.balancer.state(who).state == "healthy", "health")
-
-        with pytest.raises(InUse):
-            elbv2_lab.balancer.remove(who)
-
-        wait_for(lambda: elbv2_lab.balancer.state(who).state == "absent", "the delay")
-
-    def test_one_that_ec2_has_forgotten_can_be_removed(self, elbv2_lab: Elbv2Lab) -> None:
-        who = elbv2_lab.instance()
-        elbv2_lab.cloud.forget(who.id)
-
-        elbv2_lab.balancer.remove(who)
-
-        assert elbv2_lab.balancer.state(who).state == "absent"
-
-    def test_a_group_that_is_not_there(self, elbv2_lab: Elbv2Lab) -> None:
-        who = elbv2_lab.instance()
-        elbv2_lab.cloud.refuse("DescribeTargetHealth", "TargetGroupNotFound")
-
-        with pytest.raises(InvalidConfig, match="target_group"):
-            elbv2_lab.balancer.state(who)
-
-    def test_throttling_is_no_bad_health(self, elbv2_lab: Elbv2Lab) -> None:
-        who = elbv2_lab.instance()
-        elbv2_lab.cloud.refuse("DescribeTargetHealth", "Throttling")
-
-        with pytest.raises(Throttled):
-            elbv2_lab.balancer.state(who)
-
-    def test_one_that_does_not_run_yet_waits(self, elbv2_lab: Elbv2Lab) -> None:
-        who = elbv2_lab.instance()
-        elbv2_lab.cloud.set_state(who.id, "pending")
-
-        with pytest.raises(Unavailable):
-            elbv2_lab.balancer.admit(who)
-
-
-def test_each_action_of_the_policies_is_used(ec2_lab: Ec2Lab, elbv2_lab: Elbv2Lab, intent: LaunchIntent) -> None:
-    ec2_lab.instance_profile("web")
-    begin = len(ec2_lab.cloud.calls)
-    platform = ec2_lab.platform
-    used: dict[str, set[str]] = {}
-
-    born = platform.launch(dataclasses.replace(intent, settings={**ec2_lab.settings, "instance_profile": "web"}))
-    who = running(ec2_lab, born)
-    elbv2_lab.balancer.admit(who)
-    elbv2_lab.balancer.drain(who)
-    platform.list_instances(intent.fleet)
-    platform.terminate(who.id)
-    used["replacer"] = _needed(ec2_lab, begin)
-
-    image, begin = ec2_lab.artefact("policies", "2026.11-1"), len(ec2_lab.cloud.calls)
-    platform.list_images("policies")
-    platform.tag_image(image, Rung.RELEASED)
-    platform.delete_image(image)
-    used["keeper"] = _needed(ec2_lab, begin)
-
-    assert used == {policy: granted(policy) for policy in POLICIES}
-
-
-def test_naming_the_drivers_loads_no_sdk() -> None:
-    code = (
-        "import sys; from phoenix_fleet import drivers; "
-        "drivers.load('platforms', 'ec2'); drivers.load('balancers', 'elbv2'); "
-        "print([name for name in sys.modules if name.startswith('boto')])"
-    )
-
-    assert output([sys.executable, "-c", code]).strip() == "[]"
-
-
-def test_the_lab_is_a_process_too() -> None:
-    with subprocess.Popen([sys.executable, "-m", "lab.ec2"], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        client = boto3.client(
-            "ec2", region_name="eu-central-1", endpoint_url=url, aws_access_key_id="x", aws_secret_access_key="x"
-        )
-        assert client.describe_instances()["Reservations"] == []
-        client.close()
-        process.terminate()
-        assert process.wait(20) == 0
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_what_a_policy_lets_go_must_be_ours(policy: str) -> None:
-    ours = {"aws:ResourceTag/phoenix.owner": OWNER}
-    for statement in statements(policy):
-        taking = [each for each in statement["Action"] if re.search(":(Terminate|Delete|Deregister(?!Targets))", each)]
-        if taking:
-            assert statement["Condition"]["StringEquals"] == ours, taking
-            assert statement["Resource"] != "*"
-
-
-def _needed(lab: Ec2Lab, begin: int) -> set[str]:
-    return {each for call in lab.cloud.calls[begin:] if call.key == KEY for each in call.permissions}
