@@ -7,6 +7,7 @@ works here, and neither Airflow nor the provider is imported.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -189,13 +190,23 @@ def _in_role(session: Any, connection: Connection) -> Any:
 
     endpoint = _endpoint(connection, "sts")
 
-    def client_of(service: str, **given: Any) -> Any:
-        return session.client(service, endpoint_url=endpoint, **{**given, "config": _config()})
+    def client_of(service: str, **keys: Any) -> Any:
+        return session.client(service, endpoint_url=endpoint, **{**keys, "config": _config()})
 
-    extra_args = dict(connection.extra.get("assume_role_kwargs") or {})
-    extra_args.setdefault("RoleSessionName", f"phoenix-fleet-{connection.id}"[:64])
+    given = connection.extra.get("assume_role_kwargs") or {}
+    if not isinstance(given, Mapping):
+        raise InvalidConfig(
+            f"The connection '{connection.id}' has assume_role_kwargs that are no mapping.", remedy="Write an object."
+        )
+    own = session.get_credentials()
+    if own is None:
+        raise AuthenticationFailed(
+            f"The connection '{connection.id}' names a role, and there are no keys to take it on with.",
+            remedy="Set login and password of the connection.",
+        )
+    name = re.sub(r"[^\w+=,.@-]", "-", f"phoenix-fleet-{connection.id}", flags=re.ASCII)[:64]
     fetcher = AssumeRoleCredentialFetcher(
-        client_of, session.get_credentials(), str(connection.extra["role_arn"]), extra_args=extra_args
+        client_of, own, str(connection.extra["role_arn"]), extra_args={"RoleSessionName": name, **given}
     )
     core = _core(connection)
     core._credentials = DeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role")

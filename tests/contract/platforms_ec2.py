@@ -63,6 +63,8 @@ class Ec2Lab:
             Connection("no_tls", login=KEY, password=SECRET, extra={**extra, "endpoint_url": "http://192.0.2.1"}),
             Connection("unverified", login=KEY, password=SECRET, extra={**extra, "verify": False}),
             Connection("role", login=KEY, password=SECRET, extra={**extra, "role_arn": ROLE}),
+            Connection("no_keys", extra=extra),
+            Connection("role_alone", extra={**extra, "role_arn": ROLE}),
             Connection("in_extra", extra={**extra, "aws_access_key_id": KEY, "aws_secret_access_key": SECRET}),
             Connection(
                 "by_service",

@@ -12,7 +12,7 @@ import boto3
 import pytest
 from pydantic import ValidationError
 
-from phoenix_fleet.domain.errors import InvalidConfig, NotSupported, PhoenixError, Unavailable
+from phoenix_fleet.domain.errors import AuthenticationFailed, InvalidConfig, NotSupported, PhoenixError, Unavailable
 from phoenix_fleet.domain.ladder import Rung
 from phoenix_fleet.domain.models import OWNER
 from phoenix_fleet.platforms import ec2 as driver
@@ -40,6 +40,8 @@ class TestConnections:
             ("unverified", InvalidConfig),
             ("nowhere", Unavailable),
             ("saml", NotSupported),
+            ("role_alone", AuthenticationFailed),
+            ("no_keys", AuthenticationFailed),
         ],
     )
     def test_others_say_what_is_wrong(
@@ -47,6 +49,9 @@ class TestConnections:
     ) -> None:
         monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
         monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
 
         with pytest.raises(expected) as caught:
             ec2_lab.again(connection=conn_id).list_instances("nobody")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from phoenix_fleet.domain.errors import InUse, InvalidConfig, Throttled, Unavailable
+from phoenix_fleet.domain.errors import InUse, InvalidConfig, InvalidSpec, Throttled, Unavailable
 from tests.contract.balancers_elbv2 import Elbv2Lab
 from tests.contract.machinery import wait_for
 
@@ -42,10 +42,19 @@ def test_removing_a_healthy_one_drains_it_first(elbv2_lab: Elbv2Lab) -> None:
 def test_one_that_ec2_has_forgotten_can_be_removed(elbv2_lab: Elbv2Lab) -> None:
     who = elbv2_lab.instance()
     elbv2_lab.cloud.forget(who.id)
+    elbv2_lab.cloud.refuse("DescribeTargetHealth", "InvalidTarget")
 
     elbv2_lab.balancer.remove(who)
 
     assert elbv2_lab.balancer.state(who).state == "absent"
+
+
+def test_one_that_cannot_be_a_target_is_not_absent(elbv2_lab: Elbv2Lab) -> None:
+    who = elbv2_lab.instance()
+    elbv2_lab.cloud.refuse("DescribeTargetHealth", "InvalidTarget")
+
+    with pytest.raises(InvalidSpec):
+        elbv2_lab.balancer.state(who)
 
 
 def test_a_group_that_is_not_there(elbv2_lab: Elbv2Lab) -> None:

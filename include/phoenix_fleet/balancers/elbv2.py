@@ -125,37 +125,41 @@ class Driver(Balancer):
         """
         if not _INSTANCE_ID.fullmatch(instance.id):
             raise InvalidSpec(f"{instance.id!r} is no EC2 instance.", remedy="elbv2 balances platform ec2 alone.")
-        self._check_ours(instance)
-        answer = self._clients("elbv2").describe_target_health(
-            TargetGroupArn=self.settings.target_group, Targets=[self._target(instance)]
-        )
+        seen = self._check_ours(instance)
+        try:
+            answer = self._clients("elbv2").describe_target_health(
+                TargetGroupArn=self.settings.target_group, Targets=[self._target(instance)]
+            )
+        except _client_error() as error:
+            if aws.code_of(error) == "InvalidTarget" and not seen:
+                return Backend.ABSENT
+            raise
         entries = answer["TargetHealthDescriptions"]
         if len(entries) != 1 or entries[0]["Target"]["Id"] != instance.id:
             raise Unavailable(f"Asked for {instance.name}, the target group answered with {len(entries)} targets.")
         return _backend(entries[0]["TargetHealth"])
 
-    def _check_ours(self, instance: Instance) -> None:
-        from botocore.exceptions import ClientError
-
+    def _check_ours(self, instance: Instance) -> bool:
+        """Whether EC2 shows the instance. One that is long gone it does not; an id is never used again."""
         try:
             answer = self._clients("ec2").describe_instances(InstanceIds=[instance.id])
-        except ClientError as error:
+        except _client_error() as error:
             if aws.code_of(error) == "InvalidInstanceID.NotFound":
-                return  # long gone: EC2 tells nothing of it, an id is never used again, and nobody else misses it
+                return False
             raise
-        for seen in (each for group in answer["Reservations"] for each in group["Instances"]):
+        found = [each for group in answer["Reservations"] for each in group["Instances"]]
+        for seen in found:
             marks = {tag["Key"]: tag["Value"] for tag in seen.get("Tags") or []}
             if marks.get(_OWNER_MARK) != OWNER or marks.get(_TOKEN_MARK) != instance.token:
                 raise NotOurs(f"The instance {instance.id} is not {instance.name} of ours.", remedy="Ask whose it is.")
+        return bool(found)
 
     def _register(self, instance: Instance) -> None:
-        from botocore.exceptions import ClientError
-
         try:
             self._clients("elbv2").register_targets(
                 TargetGroupArn=self.settings.target_group, Targets=[self._target(instance)]
             )
-        except ClientError as error:
+        except _client_error() as error:
             failure = aws.error_of(f"admit {instance.name}", error)
             if aws.code_of(error) == "InvalidTarget" and "running" in str(failure):
                 raise Unavailable(str(failure), remedy="Admit it once it is running.") from error
@@ -169,6 +173,13 @@ class Driver(Balancer):
     def _target(self, instance: Instance) -> dict[str, Any]:
         port = {"Port": self.settings.port} if self.settings.port else {}
         return {"Id": instance.id, **port}
+
+
+def _client_error() -> type[Any]:
+    from botocore.exceptions import ClientError
+
+    found: type[Any] = ClientError
+    return found
 
 
 def _backend(health: Mapping[str, Any]) -> Backend:
