@@ -46,7 +46,22 @@ class NoneLab:
         return instance(new_name(), "127.0.0.1")
 
 
-class FakeLab:
+class Traits:
+    """What differs between the balancers that send traffic."""
+
+    counts = True
+    """Whether the balancer tells how many connections are open."""
+    drained = Backend.DRAINING
+    """What it says of an instance once its last connection has ended."""
+    addresses_change = True
+    """Whether an instance may come back with another address."""
+
+    def look_alike(self, address: str) -> Instance:
+        """What has the name of a server that is not ours."""
+        return instance(STATIC, address)
+
+
+class FakeLab(Traits):
     """The fake balancer, with its world in a file."""
 
     def __init__(self, folder: Path) -> None:
@@ -150,7 +165,7 @@ backend hashed
 """
 
 
-class HaproxyLab:
+class HaproxyLab(Traits):
     """A HAProxy of its own with a front on loopback, and instances on addresses of 127.66.0.0/16."""
 
     def __init__(self, folder: Path) -> None:

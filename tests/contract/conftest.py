@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 
 from phoenix_fleet.domain.models import Instance
+from tests.contract import platforms_ec2
+from tests.contract.balancers_elbv2 import Elbv2Lab
 from tests.contract.balancers_labs import FakeLab as FakeBalancerLab
 from tests.contract.balancers_labs import HaproxyLab, NoneLab
 from tests.contract.gates_fixtures import Machines, make_image, make_key
 from tests.contract.gates_prometheus import Shop, a_shop
 from tests.contract.gates_world import World, a_world
 from tests.contract.platforms_docker import DockerLab, opened
+from tests.contract.platforms_ec2 import Ec2Lab
 from tests.contract.platforms_fake import FakeLab
 from tests.unit.gates.service import serving
 
@@ -34,9 +37,28 @@ def docker_lab(docker_session: DockerLab) -> Iterator[DockerLab]:
     docker_session.sweep()
 
 
-@pytest.fixture(params=["fake", pytest.param("docker", marks=real)])
-def platform_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FakeLab | DockerLab:
+@pytest.fixture(scope="session")
+def ec2_session() -> Iterator[Ec2Lab]:
+    """One EC2 lab for the whole session; every test uses a fleet and a family of its own."""
+    with platforms_ec2.opened() as lab:
+        yield lab
+
+
+@pytest.fixture
+def ec2_lab(ec2_session: Ec2Lab) -> Iterator[Ec2Lab]:
+    """The EC2 lab, in which everything works."""
+    yield ec2_session
+    ec2_session.cloud.heal()
+
+
+@pytest.fixture(params=["fake", "ec2", pytest.param("docker", marks=real)])
+def platform_lab(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> FakeLab | DockerLab | Ec2Lab:
     """The surroundings of one platform."""
+    if request.param == "ec2":
+        ec2: Ec2Lab = request.getfixturevalue("ec2_lab")
+        return ec2
     if request.param == "docker":
         lab: DockerLab = request.getfixturevalue("docker_lab")
         return lab
@@ -51,22 +73,34 @@ def haproxy_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HaproxyLab
         yield lab
 
 
-@pytest.fixture(params=["fake", pytest.param("haproxy", marks=real)])
+@pytest.fixture
+def elbv2_lab(ec2_lab: Ec2Lab) -> Elbv2Lab:
+    """A target group of this test's own."""
+    return Elbv2Lab(ec2_lab)
+
+
+@pytest.fixture(params=["fake", "elbv2", pytest.param("haproxy", marks=real)])
 def traffic_lab(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> FakeBalancerLab | HaproxyLab:
+) -> FakeBalancerLab | HaproxyLab | Elbv2Lab:
     """The surroundings of one balancer that sends traffic."""
+    if request.param == "elbv2":
+        elbv2: Elbv2Lab = request.getfixturevalue("elbv2_lab")
+        return elbv2
     if request.param == "haproxy":
         lab: HaproxyLab = request.getfixturevalue("haproxy_lab")
         return lab
     return FakeBalancerLab(tmp_path_factory.mktemp("fake"))
 
 
-@pytest.fixture(params=["none", "fake", pytest.param("haproxy", marks=real)])
+@pytest.fixture(params=["none", "fake", "elbv2", pytest.param("haproxy", marks=real)])
 def balancer_lab(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> NoneLab | FakeBalancerLab | HaproxyLab:
+) -> NoneLab | FakeBalancerLab | HaproxyLab | Elbv2Lab:
     """The surroundings of any balancer."""
+    if request.param == "elbv2":
+        elbv2: Elbv2Lab = request.getfixturevalue("elbv2_lab")
+        return elbv2
     if request.param == "haproxy":
         lab: HaproxyLab = request.getfixturevalue("haproxy_lab")
         return lab

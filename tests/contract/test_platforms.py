@@ -16,9 +16,10 @@ from phoenix_fleet.domain.ladder import Rung
 from phoenix_fleet.domain.models import OWNER, Artefact, Instance, InstanceState, LaunchIntent
 from tests.contract.machinery import wait_for
 from tests.contract.platforms_docker import DockerLab
+from tests.contract.platforms_ec2 import Ec2Lab
 from tests.contract.platforms_fake import FakeLab
 
-Lab = FakeLab | DockerLab
+Lab = FakeLab | DockerLab | Ec2Lab
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0000000000000000000000000000000000000000000 someone@here"
 
@@ -246,7 +247,8 @@ class TestLooking:
         platform = platform_lab.again()
         platform.connections = unreachable
 
-        assert instance.id in platform.hostspec(instance)
+        hostspec = platform.hostspec(instance)
+        assert instance.id in hostspec or (instance.address and instance.address in hostspec)
 
 
 FOREIGN = {

@@ -1,0 +1,56 @@
+"""What a fleet or image file may say about EC2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from phoenix_fleet.platforms import _ec2_view as view
+
+
+class Settings(BaseModel):
+    """Where and how instances run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    connection: str = Field("aws_default", description="Airflow connection of type aws. Default: aws_default.")
+    subnets: tuple[str, ...] = Field(
+        min_length=1, description="Ids of the subnets that instances go to, one or more for each zone."
+    )
+    security_groups: tuple[str, ...] = Field(min_length=1, description="Ids of the instances' security groups.")
+    instance_type: str = Field(description="Such as m7i.large.", pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$")
+    instance_profile: str = Field(
+        "", description="Name of the instances' IAM instance profile. Default: none.", pattern=r"^[\w+=,.@-]{0,128}$"
+    )
+    address: str = Field(
+        "private",
+        description="Which address instances are reached at, private or public. Default: private.",
+        pattern=r"^(private|public)$",
+    )
+    tags: Mapping[str, str] = Field(
+        default_factory=dict, description="More tags on instances and volumes, for the bill say. Default: none."
+    )
+
+    @field_validator("subnets", "security_groups")
+    @classmethod
+    def _are_ids(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
+        beginning = "subnet-" if info.field_name == "subnets" else "sg-"
+        for each in value:
+            number = each.removeprefix(beginning)
+            if not each.startswith(beginning) or not number.isalnum() or len(number) < 8:
+                raise ValueError(f"{each!r} is no id such as {beginning}0123456789abcdef0")
+        if len(set(value)) != len(value):
+            raise ValueError("one of them is there twice")
+        return value
+
+    @field_validator("tags")
+    @classmethod
+    def _are_free(cls, value: Mapping[str, str]) -> Mapping[str, str]:
+        for key, text in value.items():
+            if key == view.NAME or key.lower().startswith(("aws:", "phoenix.")):
+                raise ValueError(f"the tag {key!r} is not free to use")
+            if not 0 < len(key) <= 128 or len(text) > 256:
+                raise ValueError(f"the tag {key!r} is too long")
+        return value
