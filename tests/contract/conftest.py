@@ -15,6 +15,8 @@ from tests.contract.gates_prometheus import Shop, a_shop
 from tests.contract.gates_world import World, a_world
 from tests.contract.platforms_docker import DockerLab, opened
 from tests.contract.platforms_fake import FakeLab
+from tests.contract.platforms_vmware import VmwareLab
+from tests.contract.platforms_vmware import opened as opened_vmware
 from tests.unit.gates.service import serving
 
 real = pytest.mark.docker
@@ -34,11 +36,27 @@ def docker_lab(docker_session: DockerLab) -> Iterator[DockerLab]:
     docker_session.sweep()
 
 
-@pytest.fixture(params=["fake", pytest.param("docker", marks=real)])
-def platform_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FakeLab | DockerLab:
+@pytest.fixture(scope="session")
+def vmware_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VmwareLab]:
+    """One simulated vCenter for the whole session."""
+    with opened_vmware(tmp_path_factory.mktemp("vmware")) as lab:
+        yield lab
+
+
+@pytest.fixture
+def vmware_lab(vmware_session: VmwareLab) -> Iterator[VmwareLab]:
+    """The VMware lab without machines and without trouble."""
+    yield vmware_session
+    vmware_session.sweep()
+
+
+@pytest.fixture(params=["fake", pytest.param("docker", marks=real), pytest.param("vmware", marks=pytest.mark.vmware)])
+def platform_lab(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> FakeLab | DockerLab | VmwareLab:
     """The surroundings of one platform."""
-    if request.param == "docker":
-        lab: DockerLab = request.getfixturevalue("docker_lab")
+    if request.param != "fake":
+        lab: DockerLab | VmwareLab = request.getfixturevalue(f"{request.param}_lab")
         return lab
     return FakeLab(tmp_path_factory.mktemp("fake"))
 
