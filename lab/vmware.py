@@ -73,10 +73,10 @@ class Vcenter:
     def _start(self, program: Path) -> None:
         self._home.mkdir(exist_ok=True, mode=0o700)
         certify(self._home)
-        record = {"port": choose_port(PORT), "password": secrets.token_urlsafe(16)}
+        port, password = choose_port(PORT), secrets.token_urlsafe(16)
         self._record.touch(mode=0o600)
-        self._record.write_text(json.dumps(record))
-        self._processes.start(NAME, argv(program, record["port"], self._home), env=environment(record["password"]))
+        self._record.write_text(json.dumps({"port": port, "password": password}))
+        self._processes.start(NAME, argv(program, port, self._home), env=environment(password))
 
     def _answers(self) -> bool:
         return answers(self.connection())

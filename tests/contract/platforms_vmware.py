@@ -109,16 +109,16 @@ class VmwareLab:
 
     @property
     def vcenter(self) -> Any:
-        return sessions.session(self.direct).run("test", lambda instance: instance)
+        return sessions.session(self.direct).run("test", lambda content: content)
 
     def machine(self, instance_id: str) -> Any:
-        return self.vcenter.content.searchIndex.FindByUuid(None, instance_id, True, True)
+        return self.vcenter.searchIndex.FindByUuid(None, instance_id, True, True)
 
     def machines(self) -> list[Any]:
         """Every machine that is no template."""
         from pyVmomi import vim
 
-        found = collect.listed(self.vcenter, self.vcenter.content.rootFolder, {vim.VirtualMachine: view.VM_PATHS})
+        found = collect.listed(self.vcenter, self.vcenter.rootFolder, {vim.VirtualMachine: view.VM_PATHS})
         return [(ref, seen) for ref, seen in found if not seen.get("config.template")]
 
     def truth(self, found: Any, paths: tuple[str, ...]) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class VmwareLab:
 
     def found(self, kind: Any, name: str) -> Any:
         """The object of that type and name."""
-        listed = collect.listed(self.vcenter, self.vcenter.content.rootFolder, {kind: ("name",)})
+        listed = collect.listed(self.vcenter, self.vcenter.rootFolder, {kind: ("name",)})
         (ref,) = [ref for ref, seen in listed if seen["name"] == name]
         return ref
 

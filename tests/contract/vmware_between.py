@@ -83,6 +83,12 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     between: Between
     target: tuple[str, int, ssl.SSLContext]
+    client: HTTPSConnection | None = None
+
+    def finish(self) -> None:
+        super().finish()
+        if self.client is not None:
+            self.client.close()
 
     def do_GET(self) -> None:
         self._forward(b"")
@@ -111,14 +117,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forward(self, body: bytes, *, lost: bool = False, paged: bool = False) -> None:
         host, port, context = self.target
-        client = HTTPSConnection(host, port, timeout=60, context=context)
+        if self.client is None:
+            self.client = HTTPSConnection(host, port, timeout=60, context=context)
+        client = self.client
         kept = {key: value for key, value in self.headers.items() if key in ("Cookie", "SOAPAction", "Content-Type")}
-        try:
-            client.request(self.command, self.path, body, kept)
-            reply = client.getresponse()
-            content = reply.read()
-        finally:
-            client.close()
+        client.request(self.command, self.path, body, kept)
+        reply = client.getresponse()
+        content = reply.read()
         if lost:
             self.close_connection = True
             return

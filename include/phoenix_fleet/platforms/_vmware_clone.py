@@ -1,4 +1,4 @@
-"""What a clone is asked for: where, how its disks come about, its marks, and what its guest is told at its first boot."""
+"""What a clone is asked for: where, how its disks come about, its marks, and what its guest is told."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ exec vmtoolsd --cmd "info-set {view.HOST_KEYS} $keys"
 """
 
 
-def spec(
-    intent: LaunchIntent, template: Any, seen: Mapping[str, Any], places: Places, marks: dict[str, str], *, linked: bool
-) -> Any:
+def spec(intent: LaunchIntent, seen: Mapping[str, Any], places: Places, marks: dict[str, str], *, linked: bool) -> Any:
     """The ``CloneSpec``: powered on by vCenter itself when the disks are there, so that nobody has to wait for them.
 
     :raises InvalidSpec: the template cannot be cloned that way.

@@ -19,21 +19,21 @@ Seen = tuple[Any, dict[str, Any]]
 """A managed object and its properties; those that are not set are not there."""
 
 
-def listed(instance: Any, container: Any, paths: Mapping[Any, Sequence[str]]) -> list[Seen]:
+def listed(content: Any, container: Any, paths: Mapping[Any, Sequence[str]]) -> list[Seen]:
     """Every object of those types below the container, with those properties: all pages, or an error."""
-    view = instance.content.viewManager.CreateContainerView(container, list(paths), True)
+    view = content.viewManager.CreateContainerView(container, list(paths), True)
     try:
         from pyVmomi import vmodl
 
         collector = vmodl.query.PropertyCollector
         traverse = collector.TraversalSpec(name="view", path="view", skip=False, type=type(view))
         start = collector.ObjectSpec(obj=view, skip=True, selectSet=[traverse])
-        return _retrieved(instance, [start], paths)
+        return _retrieved(content, [start], paths)
     finally:
         view.DestroyView()
 
 
-def looked_at(instance: Any, found: Any, paths: Mapping[Any, Sequence[str]], then: str = "") -> list[Seen]:
+def looked_at(content: Any, found: Any, paths: Mapping[Any, Sequence[str]], then: str = "") -> list[Seen]:
     """One object with those properties, and the one that its property ``then`` names.
 
     :raises vmodl.fault.ManagedObjectNotFound: it is gone.
@@ -42,16 +42,16 @@ def looked_at(instance: Any, found: Any, paths: Mapping[Any, Sequence[str]], the
 
     collector = vmodl.query.PropertyCollector
     along = [collector.TraversalSpec(name="then", path=then, skip=False, type=type(found))] if then else []
-    return _retrieved(instance, [collector.ObjectSpec(obj=found, skip=False, selectSet=along)], paths)
+    return _retrieved(content, [collector.ObjectSpec(obj=found, skip=False, selectSet=along)], paths)
 
 
-def _retrieved(instance: Any, start: list[Any], paths: Mapping[Any, Sequence[str]]) -> list[Seen]:
+def _retrieved(content: Any, start: list[Any], paths: Mapping[Any, Sequence[str]]) -> list[Seen]:
     from pyVmomi import vmodl
 
     collector = vmodl.query.PropertyCollector
     wanted = [collector.PropertySpec(type=kind, pathSet=list(names), all=False) for kind, names in paths.items()]
     spec = collector.FilterSpec(objectSet=start, propSet=wanted)
-    service = instance.content.propertyCollector
+    service = content.propertyCollector
     answer = service.RetrievePropertiesEx([spec], collector.RetrieveOptions(maxObjects=PAGE))
     found: list[Seen] = []
     while answer is not None:
@@ -74,43 +74,43 @@ def _read(content: Any) -> Seen:
     return content.obj, {entry.name: entry.val for entry in content.propSet or ()}
 
 
-def ended(instance: Any, task: Any, seconds: float) -> Any:
+def ended(content: Any, task: Any, seconds: float) -> Any:
     """The ``TaskInfo`` of the task when it ends, or as it is after so many seconds. No polling: vCenter says when."""
     paths = ("info",)
-    return waited(instance, task, paths, lambda seen: seen["info"].state in ("success", "error"), seconds)["info"]
+    return waited(content, task, paths, lambda seen: seen["info"].state in ("success", "error"), seconds)["info"]
 
 
 def waited(
-    instance: Any, found: Any, paths: Sequence[str], enough: Callable[[dict[str, Any]], bool], seconds: float
+    content: Any, found: Any, paths: Sequence[str], enough: Callable[[dict[str, Any]], bool], seconds: float
 ) -> dict[str, Any]:
     """The object's properties once they are ``enough``, or as they are after so many seconds."""
     end = time.monotonic() + seconds
-    with _watching(instance, found, paths) as changes:
+    seen: dict[str, Any] = {}
+    with _watching(content, found, paths) as changes:
         for seen in changes(lambda: end - time.monotonic()):
             if enough(seen):
                 break
-    # Read whole: an update of a part may come under the path of the part alone.
-    return looked_at(instance, found, {type(found): paths})[0][1]
+    return seen
 
 
 @contextmanager
-def _watching(instance: Any, found: Any, paths: Sequence[str]) -> Iterator[Any]:
+def _watching(content: Any, found: Any, paths: Sequence[str]) -> Iterator[Any]:
     from pyVmomi import vmodl
 
     query = vmodl.query.PropertyCollector
     # One of our own for each wait: the session's common one has one version that every thread would move on.
-    collector = instance.content.propertyCollector.CreatePropertyCollector()
+    collector = content.propertyCollector.CreatePropertyCollector()
     try:
         wanted = query.PropertySpec(type=type(found), pathSet=list(paths), all=False)
         spec = query.FilterSpec(objectSet=[query.ObjectSpec(obj=found, skip=False)], propSet=[wanted])
         collector.CreateFilter(spec, True)
-        yield lambda left: _changes(instance, collector, found, paths, left)
+        yield lambda left: _changes(content, collector, found, paths, left)
     finally:
         collector.DestroyPropertyCollector()
 
 
 def _changes(
-    instance: Any, collector: Any, found: Any, paths: Sequence[str], left: Callable[[], float]
+    content: Any, collector: Any, found: Any, paths: Sequence[str], left: Callable[[], float]
 ) -> Iterator[dict[str, Any]]:
     from pyVmomi import vmodl
 
@@ -121,6 +121,7 @@ def _changes(
         update = collector.WaitForUpdatesEx(version, options)
         if update is not None:
             version = update.version
-            yield looked_at(instance, found, {type(found): paths})[0][1]
+            # Read whole: the update of a part may come under the path of the part alone.
+            yield looked_at(content, found, {type(found): paths})[0][1]
         if left() <= 0:
             return

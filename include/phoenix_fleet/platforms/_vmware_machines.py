@@ -26,14 +26,14 @@ _POWER_OFF_WITHIN = 30
 _MARKED_WITHIN = 10
 
 
-def by_id(instance: Any, instance_id: str) -> Any:
+def by_id(content: Any, instance_id: str) -> Any:
     """The virtual machine with that ``instanceUuid``, or None."""
     if not _ID.fullmatch(instance_id):
         return None
-    return instance.content.searchIndex.FindByUuid(None, instance_id, True, True)
+    return content.searchIndex.FindByUuid(None, instance_id, True, True)
 
 
-def seen(instance: Any, machine: Any) -> dict[str, Any]:
+def seen(content: Any, machine: Any) -> dict[str, Any]:
     """The machine's properties, and the name of its host as ``host``.
 
     :raises NotFound: it is gone.
@@ -42,23 +42,23 @@ def seen(instance: Any, machine: Any) -> dict[str, Any]:
 
     paths = {vim.VirtualMachine: view.VM_PATHS, vim.HostSystem: ("name",)}
     try:
-        found = looked_at(instance, machine, paths, then="runtime.host")
+        found = looked_at(content, machine, paths, then="runtime.host")
     except vmodl.fault.ManagedObjectNotFound:
         raise NotFound("It was gone while it was looked at.", remedy="Look again.") from None
     own = next((each for ref, each in found if ref == machine), {})
     return {**own, "host": next((each.get("name", "") for ref, each in found if ref != machine), "")}
 
 
-def ours(instance: Any, instance_id: str) -> tuple[Any, dict[str, Any]]:
+def ours(content: Any, instance_id: str) -> tuple[Any, dict[str, Any]]:
     """Exactly that machine of ours, and its properties.
 
     :raises NotFound: it is not to be seen.
     :raises NotOurs: it lacks our marks.
     """
-    machine = by_id(instance, instance_id)
+    machine = by_id(content, instance_id)
     if machine is None:
         raise NotFound(f"There is no virtual machine {instance_id!r} to be seen.", remedy="Look again.")
-    found = seen(instance, machine)
+    found = seen(content, machine)
     if "config.extraConfig" not in found:
         raise Unavailable(f"vCenter does not tell the marks of {found.get('name')} now.", remedy="Look again.")
     if found.get("config.instanceUuid") != instance_id:
@@ -70,26 +70,34 @@ def ours(instance: Any, instance_id: str) -> tuple[Any, dict[str, Any]]:
     return machine, found
 
 
-def of_fleet(instance: Any, center: Any, fleet: str) -> Iterator[Seen]:
+def of_fleet(content: Any, center: Any, fleet: str) -> Iterator[Seen]:
     """Every machine of that fleet in the datacenter, with its properties.
 
     :raises Unavailable: one may be of it, and its marks cannot be read.
     """
-    for machine, found in everything(instance, center):
-        if view.may_be_ours(found, fleet):
-            raise Unavailable(
-                f"vCenter does not tell the marks of {found['name']} now, so nobody knows whose it is.",
-                remedy="Look again; if it lasts, see why vCenter cannot read its configuration.",
-            )
+    for machine, found in everything(content, center):
+        check_readable(found, fleet)
         if view.is_ours(found) and view.options(found)[view.FLEET_MARK] == fleet:
             yield machine, found
 
 
-def everything(instance: Any, center: Any) -> list[Seen]:
+def check_readable(found: Mapping[str, Any], fleet: str = "") -> None:
+    """Return unless its marks cannot be read and it is named as if it were of that fleet, or of any of ours.
+
+    :raises Unavailable: otherwise.
+    """
+    if view.may_be_ours(found, fleet):
+        raise Unavailable(
+            f"vCenter does not tell the marks of {found['name']} now, so nobody knows whose it is.",
+            remedy="Look again; if it lasts, see why vCenter cannot read its configuration.",
+        )
+
+
+def everything(content: Any, center: Any) -> list[Seen]:
     """Every machine in the datacenter that is no template, with its properties and ``host``."""
     from pyVmomi import vim
 
-    found = listed(instance, center, {vim.VirtualMachine: view.VM_PATHS, vim.HostSystem: ("name",)})
+    found = listed(content, center, {vim.VirtualMachine: view.VM_PATHS, vim.HostSystem: ("name",)})
     hosts = {ref: str(each.get("name", "")) for ref, each in found if isinstance(ref, vim.HostSystem)}
     return [
         (ref, {**each, "host": hosts.get(each.get("runtime.host"), "")})
@@ -98,20 +106,20 @@ def everything(instance: Any, center: Any) -> list[Seen]:
     ]
 
 
-def as_instance(instance: Any, machine: Any, found: Mapping[str, Any], now: datetime, *, keys: bool) -> Instance:
+def as_instance(content: Any, machine: Any, found: Mapping[str, Any], now: datetime, *, keys: bool) -> Instance:
     """The machine in our words."""
-    return view.instance(found, found.get("host", ""), powered(instance, machine, found), now, keys=keys)
+    return view.instance(found, found.get("host", ""), powered(content, machine, found), now, keys=keys)
 
 
-def powered(instance: Any, machine: Any, found: Mapping[str, Any]) -> str:
-    """vCenter's words on the last change of the machine's power; empty while it is on, or if there was none."""
+def powered(content: Any, machine: Any, found: Mapping[str, Any]) -> str:
+    """What vCenter says of the last change of the machine's power; empty while it is on, or if there was none."""
     from pyVmomi import vim
 
     if found.get("runtime.powerState") == "poweredOn":
         return ""
     whose = vim.event.EventFilterSpec.ByEntity(entity=machine, recursion="self")
     asked = vim.event.EventFilterSpec(entity=whose, eventTypeId=_POWER_EVENTS)
-    events = instance.content.eventManager.QueryEvents(asked) or ()
+    events = content.eventManager.QueryEvents(asked) or ()
     if not events:
         return ""
     last = max(events, key=lambda event: (event.createdTime, event.key))
@@ -119,10 +127,10 @@ def powered(instance: Any, machine: Any, found: Mapping[str, Any]) -> str:
     return str(getattr(last, "fullFormattedMessage", "") or f"{name} at {last.createdTime:%Y-%m-%d %H:%M:%S}")
 
 
-def power_on(instance: Any, machine: Any, name: str, seconds: float) -> None:
+def power_on(content: Any, machine: Any, name: str, seconds: float) -> None:
     """Power on a machine that never was; one that cannot be is removed again, and the reason raised."""
     with passing("InvalidPowerState", "TaskInProgress"):  # vCenter, or another caller, is doing it
-        info = ended(instance, machine.PowerOnVM_Task(), seconds)
+        info = ended(content, machine.PowerOnVM_Task(), seconds)
         if info.state == "error" and not is_a(info.error, "InvalidPowerState", "TaskInProgress"):
             undo(machine)
             raise of_fault(f"launch {name}", info.error)
@@ -134,12 +142,12 @@ def undo(machine: Any) -> None:
         machine.Destroy_Task()
 
 
-def end(instance: Any, machine: Any, found: Mapping[str, Any], now: datetime) -> None:
+def end(content: Any, machine: Any, found: Mapping[str, Any], now: datetime) -> None:
     """Mark it as on its way out, power it off and ask for its removal, which is not waited for."""
     with passing("ManagedObjectNotFound", "TaskInProgress", "InvalidPowerState", "InvalidState"):
-        _mark(instance, machine, now)
+        _mark(content, machine, now)
         if found.get("runtime.powerState") != "poweredOff":
-            info = ended(instance, machine.PowerOffVM_Task(), _POWER_OFF_WITHIN)
+            info = ended(content, machine.PowerOffVM_Task(), _POWER_OFF_WITHIN)
             if info.state == "error" and not is_a(info.error, "InvalidPowerState", "ManagedObjectNotFound"):
                 raise info.error
             if info.state not in ("success", "error"):
@@ -147,8 +155,8 @@ def end(instance: Any, machine: Any, found: Mapping[str, Any], now: datetime) ->
         machine.Destroy_Task()
 
 
-def _mark(instance: Any, machine: Any, now: datetime) -> None:
+def _mark(content: Any, machine: Any, now: datetime) -> None:
     from pyVmomi import vim
 
     mark = vim.option.OptionValue(key=view.TERMINATING_MARK, value=now.isoformat(timespec="seconds"))
-    ended(instance, machine.ReconfigVM_Task(vim.vm.ConfigSpec(extraConfig=[mark])), _MARKED_WITHIN)
+    ended(content, machine.ReconfigVM_Task(vim.vm.ConfigSpec(extraConfig=[mark])), _MARKED_WITHIN)

@@ -39,7 +39,7 @@ class Entry:
         return type(self.ref).__name__.rpartition(".")[2]
 
 
-def datacenter(instance: Any, name: str) -> Entry:
+def datacenter(content: Any, name: str) -> Entry:
     """The datacenter of that name.
 
     :raises InvalidSpec: there is none.
@@ -47,18 +47,17 @@ def datacenter(instance: Any, name: str) -> Entry:
     from pyVmomi import vim
 
     paths = {vim.Datacenter: ("name", "vmFolder")}
-    found = _entries(listed(instance, instance.content.rootFolder, paths))
+    found = _entries(listed(content, content.rootFolder, paths))
     return _named("datacenter", name, found)
 
 
-def resolve(instance: Any, settings: Any) -> Places:
+def resolve(content: Any, center: Entry, settings: Any) -> Places:
     """Everything that the settings name, from one listing.
 
     :raises InvalidSpec: something is not there, or does not belong together.
     """
     from pyVmomi import vim
 
-    center = datacenter(instance, settings.datacenter)
     paths = {
         vim.Folder: ("name", "parent"),
         vim.ComputeResource: ("name", "resourcePool", "datastore", "network"),
@@ -67,7 +66,7 @@ def resolve(instance: Any, settings: Any) -> Places:
         vim.Datastore: ("name",),
         vim.Network: ("name",),
     }
-    found = _entries(listed(instance, center.ref, paths))
+    found = _entries(listed(content, center.ref, paths))
     compute, host = _compute(settings, found)
     return Places(
         folder=_folder(settings.folder, center.seen["vmFolder"], found),

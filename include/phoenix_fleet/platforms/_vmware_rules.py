@@ -20,7 +20,7 @@ def rule_name(fleet: str) -> str:
     return f"phoenix-{fleet}"
 
 
-def keep_apart(instance: Any, cluster: Any, fleet: str, machines: Sequence[Any]) -> None:
+def keep_apart(content: Any, cluster: Any, fleet: str, machines: Sequence[Any]) -> None:
     """Let the fleet's rule name exactly these machines; nothing to do while there is but one.
 
     A rule is replaced whole, so another process may write over what we wrote: it is read again afterwards.
@@ -33,19 +33,19 @@ def keep_apart(instance: Any, cluster: Any, fleet: str, machines: Sequence[Any])
     wanted = set(machines)
     with _lock:
         for _ in range(_ROUNDS):
-            present = _find(instance, cluster, fleet)
+            present = _find(content, cluster, fleet)
             if present is not None and wanted <= set(present.vm):
                 return
-            _write(instance, cluster, fleet, present, wanted)
+            _write(content, cluster, fleet, present, wanted)
     raise Unavailable(
         f"The DRS rule {rule_name(fleet)} is changed by others all the time.", remedy="See who changes it."
     )
 
 
-def _find(instance: Any, cluster: Any, fleet: str) -> Any:
+def _find(content: Any, cluster: Any, fleet: str) -> Any:
     from pyVmomi import vim
 
-    ((_, seen),) = looked_at(instance, cluster, {type(cluster): ("configurationEx",)})
+    ((_, seen),) = looked_at(content, cluster, {type(cluster): ("configurationEx",)})
     for rule in seen["configurationEx"].rule or ():
         if rule.name != rule_name(fleet):
             continue
@@ -58,14 +58,14 @@ def _find(instance: Any, cluster: Any, fleet: str) -> Any:
     return None
 
 
-def _write(instance: Any, cluster: Any, fleet: str, present: Any, wanted: set[Any]) -> None:
+def _write(content: Any, cluster: Any, fleet: str, present: Any, wanted: set[Any]) -> None:
     from pyVmomi import vim
 
     rule = present or vim.cluster.AntiAffinityRuleSpec(name=rule_name(fleet), enabled=True, userCreated=True)
     rule.vm = sorted(wanted, key=lambda ref: str(ref._moId))
     change = vim.cluster.RuleSpec(operation="edit" if present else "add", info=rule)
     info = ended(
-        instance, cluster.ReconfigureComputeResource_Task(vim.cluster.ConfigSpecEx(rulesSpec=[change]), True), _WAIT
+        content, cluster.ReconfigureComputeResource_Task(vim.cluster.ConfigSpecEx(rulesSpec=[change]), True), _WAIT
     )
     # What another process added or removed in between is found out by the next look.
     if info.state == "error" and not is_a(info.error, "DuplicateName", "InvalidArgument", "ConcurrentAccess"):

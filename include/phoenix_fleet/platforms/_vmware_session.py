@@ -38,17 +38,17 @@ class Session:
         self._connection = connection
         self._lock = threading.Lock()
         self._logins = 0
-        self._instance: Any = None
+        self._content: Any = None
         self.where = f"{connection.host}:{connection.port or 443}"
 
     def run(self, what: str, do: Callable[[Any], Given]) -> Given:
-        """What ``do`` gives, called with the logged-in ``ServiceInstance``; again from its start if that had expired.
+        """What ``do`` gives, called with the logged-in vCenter's ``ServiceContent``; begun again if that had expired.
 
         So ``do`` must be safe to begin again. Errors come out in our words, with ``what`` in front.
         """
         with translated(what, self.where):
-            instance, login = self._logged_in()
-            found: list[Any] = [instance]
+            content, login = self._logged_in()
+            found: list[Any] = [content]
 
             def again() -> None:
                 found[0] = self._logged_in(expired=login)[0]
@@ -57,29 +57,29 @@ class Session:
             return given
 
     def _logged_in(self, expired: int = 0) -> tuple[Any, int]:
-        """The service and the number of its login; a new one if that with the number ``expired`` is the current one."""
+        """VCenter and the number of the login; a new one if that with the number ``expired`` is the current one."""
         with self._lock:
-            if self._instance is None or self._logins == expired:
-                self._instance = self._login()
+            if self._content is None or self._logins == expired:
+                self._content = self._login()
                 self._logins += 1
-            return self._instance, self._logins
+            return self._content, self._logins
 
     def _login(self) -> Any:
         from pyVmomi import vim
 
         stub = _stub(self._connection)
-        instance = vim.ServiceInstance("ServiceInstance", stub)
-        instance.content.sessionManager.Login(self._connection.login, self._connection.password)
-        return instance
+        content = vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
+        content.sessionManager.Login(self._connection.login, self._connection.password)
+        return content
 
     def close(self) -> None:
         """End the login, at the process's end: vCenter keeps idle ones for half an hour and has a limited number."""
         with self._lock:
-            instance, self._instance = self._instance, None
-        if instance is not None:
+            content, self._content = self._content, None
+        if content is not None:
             try:
-                instance.content.sessionManager.Logout()
-                instance._stub.DropConnections()
+                content.sessionManager.Logout()
+                content.rootFolder._stub.DropConnections()
             except Exception:  # noqa: S110 (at the very end nobody is left to be told)
                 pass
 
@@ -165,7 +165,7 @@ class _Pinned(http.client.HTTPSConnection):
 
     def connect(self) -> None:
         super().connect()
-        shown = self.sock.getpeercert(True)
+        shown: bytes = self.sock.getpeercert(True) or b""
         digest = hashlib.sha256(shown).hexdigest()
         if not hmac.compare_digest(digest, self._pin):
             self.close()

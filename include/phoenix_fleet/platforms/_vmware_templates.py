@@ -51,20 +51,20 @@ def parse(reference: str) -> tuple[str, str]:
     return unquote(match["name"]), match["digest"]
 
 
-def ours(instance: Any, center: Any) -> list[Template]:
+def ours(content: Any, center: Any) -> list[Template]:
     """Every template of ours in the datacenter."""
-    return [template for template in _read(instance, _all(instance, center)) if view.is_image(template.seen)]
+    return [template for template in _read(content, _all(content, center)) if view.is_image(template.seen)]
 
 
-def get(instance: Any, center: Any, artefact: Artefact) -> Template:
+def get(content: Any, center: Any, artefact: Artefact) -> Template:
     """The template with that name and exactly that digest.
 
     :raises NotFound: there is none.
     :raises NotOurs: it lacks our marks.
     """
     name, digest = parse(artefact.reference)
-    named = [each for each in _all(instance, center) if unquote(str(each[1].get("name"))) == name]
-    for template in _read(instance, named):
+    named = [each for each in _all(content, center) if unquote(str(each[1].get("name"))) == name]
+    for template in _read(content, named):
         if view.template_digest(template.seen) == digest:
             if not view.is_image(template.seen):
                 raise NotOurs(f"{artefact.reference} does not carry our marks.", remedy="Ask whose template it is.")
@@ -73,42 +73,42 @@ def get(instance: Any, center: Any, artefact: Artefact) -> Template:
     raise NotFound(f"vCenter has no template '{name}'{other}.", remedy="Look again, or build the image again.")
 
 
-def show(instance: Any, template: Template, status: str) -> None:
+def show(content: Any, template: Template, status: str) -> None:
     """Write the rung into the custom attribute, which is made where it is missing."""
     from pyVmomi import vim
 
-    fields = _fields(instance)
+    fields = _fields(content)
     if view.custom_values(template.seen, fields).get(view.STATUS_FIELD) == status:
         return
     if not any(field.name == view.STATUS_FIELD for field in fields):
         with passing("DuplicateName"):
-            instance.content.customFieldsManager.AddCustomFieldDef(view.STATUS_FIELD, vim.VirtualMachine)
+            content.customFieldsManager.AddCustomFieldDef(view.STATUS_FIELD, vim.VirtualMachine)
     template.ref.SetCustomValue(view.STATUS_FIELD, status)
 
 
-def remove(instance: Any, template: Template) -> None:
+def remove(content: Any, template: Template) -> None:
     """Remove it with its disks; gone already is as good."""
     with passing("ManagedObjectNotFound"):
-        info = ended(instance, template.ref.Destroy_Task(), _REMOVED_WITHIN)
+        info = ended(content, template.ref.Destroy_Task(), _REMOVED_WITHIN)
         if info.state == "error":
             raise of_fault(f"delete {template.seen['name']}", info.error)
 
 
-def _all(instance: Any, center: Any) -> list[Seen]:
+def _all(content: Any, center: Any) -> list[Seen]:
     from pyVmomi import vim
 
-    found = listed(instance, center, {vim.VirtualMachine: ("name", "config.template")})
+    found = listed(content, center, {vim.VirtualMachine: ("name", "config.template")})
     return [(ref, seen) for ref, seen in found if seen.get("config.template")]
 
 
-def _read(instance: Any, found: Sequence[Seen]) -> list[Template]:
+def _read(content: Any, found: Sequence[Seen]) -> list[Template]:
     from pyVmomi import vmodl
 
-    fields = _fields(instance)
+    fields = _fields(content)
     read = []
     for ref, _ in found:
         try:
-            ((_, seen),) = looked_at(instance, ref, {type(ref): (*_PATHS, "customValue")})
+            ((_, seen),) = looked_at(content, ref, {type(ref): (*_PATHS, "customValue")})
         except vmodl.fault.ManagedObjectNotFound:  # deleted since it was listed
             continue
         read.append(Template(ref, seen, _status(view.custom_values(seen, fields).get(view.STATUS_FIELD, ""))))
@@ -119,5 +119,5 @@ def _status(said: str) -> str:
     return said if said in list(Rung) else str(Rung.CANDIDATE)
 
 
-def _fields(instance: Any) -> list[Any]:
-    return list(instance.content.customFieldsManager.field or ())
+def _fields(content: Any) -> list[Any]:
+    return list(content.customFieldsManager.field or ())

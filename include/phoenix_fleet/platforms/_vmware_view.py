@@ -91,9 +91,9 @@ def is_ours(seen: Mapping[str, Any]) -> bool:
     return bool(re.fullmatch(r"[0-9a-f]{32}", token)) and seen.get("config.instanceUuid") == instance_id(token)
 
 
-def may_be_ours(seen: Mapping[str, Any], fleet: str) -> bool:
-    """Whether its marks cannot be read, and its name is like those of that fleet."""
-    named = re.fullmatch(rf"{re.escape(fleet)}-.*-[0-9a-f]{{8}}", str(seen.get("name", "")))
+def may_be_ours(seen: Mapping[str, Any], fleet: str = "") -> bool:
+    """Whether its marks cannot be read, and its name is like those of that fleet, or of any."""
+    named = re.fullmatch(rf"{re.escape(fleet)}.*-[0-9a-f]{{8}}", str(seen.get("name", "")))
     return "config.extraConfig" not in seen and bool(named)
 
 
@@ -130,7 +130,7 @@ def state(seen: Mapping[str, Any], powered: str, now: datetime) -> InstanceState
 
 
 def instance(seen: Mapping[str, Any], host: str, powered: str, now: datetime, *, keys: bool) -> Instance:
-    """The instance of a machine of ours. :param keys: whether to tell its host keys"""
+    """The instance of a machine of ours, with its host keys where ``keys`` says so."""
     own = options(seen)
     found = state(seen, powered, now)
     return Instance(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -65,12 +65,16 @@ class Settings(BaseModel):
         return self
 
 
+_Where: TypeAlias = Settings
+"""The same under a name that the driver's own ``Settings`` does not hide."""
+
+
 class Driver(Platform):
     """vSphere. Safe from any thread: one login serves the process."""
 
     Settings = Settings
-    # "Maximum concurrent provisioning operations per host: 8" (vSphere, vCenter Server and Host Management: Limits on
-    # Simultaneous Migrations). Clones read from the host that a template is registered at, so a fleet shares one host's.
+    # A host takes 8 provisioning operations at once; vCenter queues the rest (vSphere 6.7, vCenter Server and Host
+    # Management, "Limits on Simultaneous Migrations"). Clones share the host that their template is registered at.
     limits = Quota(at_once=8)
 
     # Instances
@@ -88,7 +92,10 @@ class Driver(Platform):
             found = machines.by_id(vcenter, view.instance_id(intent.token))
             return self._finish(vcenter, found or self._clone(vcenter, intent, settings), intent, settings)
 
-        return self._ask(f"launch {intent.name}", do, settings)
+        try:
+            return self._ask(f"launch {intent.name}", do, settings)
+        except NotFound as error:
+            raise Unavailable(f"{intent.name} vanished while it was launched: {error}") from error
 
     def get_instance(self, instance_id: str) -> Instance:
         """The machine with exactly that ``instanceUuid``, wherever in vCenter it stands."""
@@ -149,8 +156,8 @@ class Driver(Platform):
         """Show the rung in the template's custom attribute ``phoenix.status``."""
 
         def do(vcenter: Any) -> Artefact:
-            template = self._template(vcenter, artefact, self.settings)
-            templates.show(vcenter, template, str(status))
+            center = datacenter(vcenter, self.settings.datacenter).ref
+            templates.show(vcenter, templates.get(vcenter, center, artefact), str(status))
             return artefact
 
         return self._ask(f"tag {artefact.reference}", do)
@@ -162,7 +169,7 @@ class Driver(Platform):
             center = datacenter(vcenter, self.settings.datacenter).ref
             self._check_unused(vcenter, center, artefact)
             try:
-                template = self._template(vcenter, artefact, self.settings)
+                template = templates.get(vcenter, center, artefact)
             except NotFound:
                 return
             templates.remove(vcenter, template)
@@ -171,7 +178,7 @@ class Driver(Platform):
 
     # Inside
 
-    def _ask(self, what: str, do: Callable[[Any], Given], settings: Settings | None = None) -> Given:
+    def _ask(self, what: str, do: Callable[[Any], Given], settings: _Where | None = None) -> Given:
         return session(self.connections((settings or self.settings).connection)).run(what, do)
 
     def _check(self, intent: LaunchIntent) -> None:
@@ -184,17 +191,17 @@ class Driver(Platform):
         if intent.zone:
             raise CapacityExhausted(f"vSphere has no zone '{intent.zone}': a fleet runs in one cluster or on one host.")
 
-    def _clone(self, vcenter: Any, intent: LaunchIntent, settings: Settings) -> Any:
+    def _clone(self, vcenter: Any, intent: LaunchIntent, settings: _Where) -> Any:
         """The machine, if vCenter shows it by now; None while its disks are copied."""
-        try:
-            template = self._template(vcenter, intent.artefact, settings)
-        except NotFound as error:
-            raise InvalidSpec(str(error), remedy="Build the image again.") from error
-        places = resolve(vcenter, settings)
-        marks = view.marks(intent, _now())
-        spec = clone.spec(intent, template.ref, template.seen, places, marks, linked=settings.linked)
         from pyVmomi import vim
 
+        center = datacenter(vcenter, settings.datacenter)
+        try:
+            template = templates.get(vcenter, center.ref, intent.artefact)
+        except NotFound as error:
+            raise InvalidSpec(str(error)) from error
+        places = resolve(vcenter, center, settings)
+        spec = clone.spec(intent, template.seen, places, view.marks(intent, _now()), linked=settings.linked)
         try:
             task = template.ref.CloneVM_Task(places.folder, intent.name, spec)
         except vim.fault.DuplicateName as fault:
@@ -230,7 +237,7 @@ class Driver(Platform):
             if view.is_ours(seen) and seen.get("runtime.powerState") == "poweredOff":
                 machines.undo(machine)
 
-    def _finish(self, vcenter: Any, machine: Any, intent: LaunchIntent, settings: Settings) -> Instance:
+    def _finish(self, vcenter: Any, machine: Any, intent: LaunchIntent, settings: _Where) -> Instance:
         """Power it on if nobody has; keep it apart from its like; say what it is."""
         if machine is None:
             return view.born(intent, _now())
@@ -245,17 +252,15 @@ class Driver(Platform):
             self._keep_apart(vcenter, machine, intent, settings)
         return machines.as_instance(vcenter, machine, seen, _now(), keys=False)
 
-    def _keep_apart(self, vcenter: Any, machine: Any, intent: LaunchIntent, settings: Settings) -> None:
-        cluster = resolve(vcenter, settings).cluster
-        center = datacenter(vcenter, settings.datacenter).ref
-        fleet = {ref for ref, _ in machines.of_fleet(vcenter, center, intent.fleet)}
+    def _keep_apart(self, vcenter: Any, machine: Any, intent: LaunchIntent, settings: _Where) -> None:
+        center = datacenter(vcenter, settings.datacenter)
+        cluster = resolve(vcenter, center, settings).cluster
+        fleet = {ref for ref, _ in machines.of_fleet(vcenter, center.ref, intent.fleet)}
         rules.keep_apart(vcenter, cluster, intent.fleet, list(fleet | {machine}))
-
-    def _template(self, vcenter: Any, artefact: Artefact, settings: Settings) -> templates.Template:
-        return templates.get(vcenter, datacenter(vcenter, settings.datacenter).ref, artefact)
 
     def _check_unused(self, vcenter: Any, center: Any, artefact: Artefact) -> None:
         for _, seen in machines.everything(vcenter, center):
+            machines.check_readable(seen)
             if view.is_ours(seen) and view.options(seen).get(view.DIGEST_MARK) == artefact.digest:
                 raise InUse(
                     f"{artefact.reference} is still run by {seen['name']}.", remedy="Replace that instance first."
