@@ -34,8 +34,9 @@ class VmwareLab:
 
     name = "vmware"
 
-    def __init__(self, direct: Connection, proxy: Between) -> None:
+    def __init__(self, direct: Connection, proxy: Between, folder: Path) -> None:
         self.direct = direct
+        self.folder = folder
         self.proxy = proxy
         self.settings: Mapping[str, Any] = {"datacenter": "DC0", "cluster": "DC0_C0", "datastore": "LocalDS_0"}
         self.connection = dataclasses.replace(direct, port=proxy.port)
@@ -90,6 +91,12 @@ class VmwareLab:
         except Unavailable:
             return
         raise AssertionError("the reply was not lost")
+
+    def end_sessions(self) -> None:
+        """Let every session but our own have expired."""
+        manager = self.vcenter.sessionManager
+        ended = [session.key for session in manager.sessionList if session.key != manager.currentSession.key]
+        manager.TerminateSession(ended)
 
     def break_down(self, instance_id: str) -> None:
         """Let the machine end by itself, for good."""
@@ -165,7 +172,7 @@ def opened(folder: Path) -> Iterator[VmwareLab]:
         machinery.wait_for(answers, "vCenter")
         with between(folder, way.host, port) as proxy:
             try:
-                yield VmwareLab(way, proxy)
+                yield VmwareLab(way, proxy, folder)
             finally:
                 sessions.close_all()
 

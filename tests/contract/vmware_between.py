@@ -44,7 +44,10 @@ class Trouble:
     empty: bool = False
     """An answer without anything in it, instead of asking vCenter."""
     rewrite: tuple[bytes, bytes] | None = None
-    """A part of the question, and what becomes of it."""
+    """A part of the question, and what becomes of it; questions without it are not meant."""
+
+    def is_meant(self, method: str, body: bytes) -> bool:
+        return self.times > 0 and self.method in (method, "*") and (self.rewrite is None or self.rewrite[0] in body)
 
 
 @dataclass
@@ -53,6 +56,9 @@ class Between:
 
     port: int = 0
     calls: list[str] = field(default_factory=list)
+    asked: dict[str, bytes] = field(default_factory=dict)
+    """The last question of each method, as vCenter got it."""
+    context: ssl.SSLContext | None = None
     troubles: list[Trouble] = field(default_factory=list)
     page: int = 0
     """Objects in one answer; 0: as vCenter likes."""
@@ -70,10 +76,15 @@ class Between:
         self.troubles.clear()
         self.page, self.breaks_off = 0, False
 
-    def next_for(self, method: str) -> list[Trouble]:
+    def show(self, folder: Path) -> None:
+        """Show the certificate in that folder from the next connection on."""
+        assert self.context is not None
+        self.context.load_cert_chain(folder / "ca.pem", folder / "key.pem")
+
+    def next_for(self, method: str, body: bytes) -> list[Trouble]:
         with self.lock:
             self.calls.append(method)
-            found = [trouble for trouble in self.troubles if trouble.method in (method, "*") and trouble.times > 0]
+            found = [trouble for trouble in self.troubles if trouble.is_meant(method, body)]
             for trouble in found:
                 trouble.times -= 1
             return found
@@ -98,10 +109,9 @@ class _Handler(BaseHTTPRequestHandler):
         match = _METHOD.search(body)
         method = match[1].decode() if match else ""
         lost = False
-        for trouble in self.between.next_for(method):
+        for trouble in self.between.next_for(method, body):
             time.sleep(trouble.lag)
             if trouble.rewrite:
-                assert trouble.rewrite[0] in body, body
                 body = body.replace(*trouble.rewrite)
             if trouble.status:
                 return self._answer(trouble.status, b"no")
@@ -111,6 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
             if trouble.empty:
                 return self._answer(200, _ENVELOPE.format(f'<{method}Response xmlns="urn:vim25"/>').encode())
             lost = lost or trouble.lose_reply
+        self.between.asked[method] = body
         if method == "ContinueRetrievePropertiesEx":
             return self._continue(body)
         return self._forward(body, lost=lost, paged=method == "RetrievePropertiesEx")
@@ -190,6 +201,7 @@ def between(folder: Path, host: str, port: int) -> Iterator[Between]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "ca.pem", folder / "key.pem")
     # Shaken hands with in the connection's own thread: one that stalls must not hold up the others.
+    found.context = context
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     found.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)

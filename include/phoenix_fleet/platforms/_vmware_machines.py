@@ -129,11 +129,19 @@ def powered(content: Any, machine: Any, found: Mapping[str, Any]) -> str:
 
 def power_on(content: Any, machine: Any, name: str, seconds: float) -> None:
     """Power on a machine that never was; one that cannot be is removed again, and the reason raised."""
-    with passing("InvalidPowerState", "TaskInProgress"):  # vCenter, or another caller, is doing it
+    from pyVmomi import vim
+
+    try:
         info = ended(content, machine.PowerOnVM_Task(), seconds)
-        if info.state == "error" and not is_a(info.error, "InvalidPowerState", "TaskInProgress"):
-            undo(machine)
-            raise of_fault(f"launch {name}", info.error)
+        refused = info.error if info.state == "error" else None
+    except vim.fault.NotAuthenticated:
+        raise
+    except (vim.fault.VimFault, vim.fault.NoPermission) as fault:
+        refused = fault
+    # vCenter itself, or another caller, may be doing it.
+    if refused is not None and not is_a(refused, "InvalidPowerState", "TaskInProgress"):
+        undo(machine)
+        raise of_fault(f"launch {name}", refused) from refused
 
 
 def undo(machine: Any) -> None:

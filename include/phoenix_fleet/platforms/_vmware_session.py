@@ -11,6 +11,7 @@ import re
 import ssl
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +39,7 @@ class Session:
         self._connection = connection
         self._lock = threading.Lock()
         self._logins = 0
+        self._stub: Any = None
         self._content: Any = None
         self.where = f"{connection.host}:{connection.port or 443}"
 
@@ -67,21 +69,23 @@ class Session:
     def _login(self) -> Any:
         from pyVmomi import vim
 
-        stub = _stub(self._connection)
-        content = vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
+        if self._stub is None:
+            self._stub = _stub(self._connection)
+        self._stub.cookie = ""  # a session that is there after all refuses another login (SessionManager.Login)
+        content = vim.ServiceInstance("ServiceInstance", self._stub).RetrieveContent()
         content.sessionManager.Login(self._connection.login, self._connection.password)
         return content
 
     def close(self) -> None:
         """End the login, at the process's end: vCenter keeps idle ones for half an hour and has a limited number."""
         with self._lock:
-            content, self._content = self._content, None
+            content, stub = self._content, self._stub
+            self._content = self._stub = None
         if content is not None:
-            try:
+            with suppress(Exception):  # at the very end nobody is left to be told
                 content.sessionManager.Logout()
-                content.rootFolder._stub.DropConnections()
-            except Exception:  # noqa: S110 (at the very end nobody is left to be told)
-                pass
+        if stub is not None:
+            stub.DropConnections()
 
 
 def session(connection: Connection) -> Session:
