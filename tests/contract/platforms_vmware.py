@@ -98,6 +98,13 @@ class VmwareLab:
         ended = [session.key for session in manager.sessionList if session.key != manager.currentSession.key]
         manager.TerminateSession(ended)
 
+    def remove_status_field(self) -> None:
+        """Let nobody have made the custom attribute yet."""
+        manager = self.vcenter.customFieldsManager
+        for field in list(manager.field or ()):
+            if field.name == view.STATUS_FIELD:
+                manager.RemoveCustomFieldDef(field.key)
+
     def break_down(self, instance_id: str) -> None:
         """Let the machine end by itself, for good."""
         self._done(self.machine(instance_id).PowerOffVM_Task())

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import json
 import re
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,10 @@ from tests.contract.platforms_vmware import VmwareLab, thumbprint
 pytestmark = pytest.mark.vmware
 
 CHANGES = ("CloneVM_Task", "PowerOnVM_Task", "PowerOffVM_Task", "Destroy_Task", "ReconfigVM_Task", "SetCustomValue")
+
+
+HIDE_MARKS = (b"<pathSet>config.extraConfig<", b"<pathSet>config.annotation<")
+"""What a question for a machine's marks becomes, so that they are not told."""
 
 
 @pytest.fixture
@@ -242,6 +247,31 @@ class TestTrouble:
         assert "CloneVM_Task" in lab.proxy.calls
         assert (second.id, lab.count(intent.token)) == (first.id, 1)
 
+    def test_one_whose_disks_are_still_copied_is_starting(self, lab: VmwareLab, intent: LaunchIntent) -> None:
+        lab.proxy.make("FindByUuid", empty=True, times=2)
+
+        accepted = lab.platform.launch(intent)
+
+        assert (accepted.state, accepted.name, accepted.token) == (InstanceState.STARTING, intent.name, intent.token)
+        assert lab.platform.get_instance(accepted.id).name == intent.name
+        lab.proxy.calls.clear()
+        lab.proxy.make("RetrievePropertiesEx", rewrite=HIDE_MARKS)
+        assert lab.platform.launch(intent).state is InstanceState.STARTING
+        assert "PowerOnVM_Task" not in lab.proxy.calls
+
+    def test_a_name_of_one_that_nobody_can_read_is_no_success(
+        self, lab: VmwareLab, intent: LaunchIntent, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lab.foreign(intent.name, {})
+        monkeypatch.setattr(driver, "_READABLE_WITHIN", 1)
+        # Asked together with the power only where a machine is looked at, not a template.
+        told = b"<pathSet>config.extraConfig</pathSet><pathSet>runtime.powerState<"
+        hidden = b"<pathSet>config.annotation</pathSet><pathSet>runtime.powerState<"
+        lab.proxy.make("RetrievePropertiesEx", rewrite=(told, hidden), times=99)
+
+        with pytest.raises(Unavailable, match="being made"):
+            lab.platform.launch(intent)
+
     def test_not_found_is_not_gone(self, lab: VmwareLab, intent: LaunchIntent) -> None:
         instance = lab.platform.launch(intent)
         lab.proxy.make("FindByUuid", empty=True, times=2)
@@ -270,7 +300,6 @@ class TestTrouble:
 
     def test_marks_that_cannot_be_read_are_not_none(self, lab: VmwareLab, intent: LaunchIntent) -> None:
         instance = lab.platform.launch(intent)
-        hide = (b"<pathSet>config.extraConfig<", b"<pathSet>config.annotation<")
 
         asked: list[Callable[[], Any]] = [
             lambda: lab.platform.list_instances(intent.fleet),
@@ -279,7 +308,7 @@ class TestTrouble:
             lambda: lab.platform.delete_image(intent.artefact),
         ]
         for ask in asked:
-            lab.proxy.make("RetrievePropertiesEx", rewrite=hide)
+            lab.proxy.make("RetrievePropertiesEx", rewrite=HIDE_MARKS)
             with pytest.raises(Unavailable, match="marks"):
                 ask()
         assert lab.is_alive(instance.id)
@@ -342,6 +371,32 @@ class TestTerminate:
         lab.platform.terminate(instance.id)
 
         assert lab.platform.get_instance(instance.id).state is InstanceState.STOPPING
+
+    def test_one_that_went_off_by_itself_is_removed(self, lab: VmwareLab, intent: LaunchIntent) -> None:
+        instance = lab.platform.launch(intent)
+        off = "<requestedState>poweredOff</requestedState><existingState>poweredOff</existingState>"
+        lab.proxy.make("PowerOffVM_Task", fault="InvalidPowerState", inside=off)
+        threading.Timer(0, lab.break_down, [instance.id]).start()
+        lab.proxy.make("ReconfigVM_Task", lag=0.5)  # it goes off after it was looked at
+
+        lab.platform.terminate(instance.id)
+
+        assert lab.count(intent.token) == 0
+
+    def test_one_that_cannot_be_marked_goes_all_the_same(self, lab: VmwareLab, intent: LaunchIntent) -> None:
+        instance = lab.platform.launch(intent)
+        lab.proxy.make("ReconfigVM_Task", fault="InvalidState")
+
+        lab.platform.terminate(instance.id)
+
+        assert lab.count(intent.token) == 0
+
+    def test_a_host_in_maintenance_is_told_of(self, lab: VmwareLab, intent: LaunchIntent) -> None:
+        instance = lab.platform.launch(intent)
+        lab.proxy.make("PowerOffVM_Task", fault="InvalidHostState")
+
+        with pytest.raises(Unavailable, match="InvalidHostState"):
+            lab.platform.terminate(instance.id)
 
     def test_what_is_not_ours_is_asked_nothing(self, lab: VmwareLab, fleet: str) -> None:
         foreign = lab.foreign(f"{fleet}-01-0123abcd", {"phoenix.owner": "somebody"})
@@ -584,3 +639,32 @@ def test_a_connection_elsewhere_has_a_login_of_its_own() -> None:
 
     assert sessions.session(one) is sessions.session(dataclasses.replace(one))
     assert sessions.session(one) is not sessions.session(dataclasses.replace(one, password="c"))
+
+
+def test_the_documented_methods_are_those_that_are_called(lab: VmwareLab, intent: LaunchIntent) -> None:
+    sessions.close_all()
+    lab.proxy.calls.clear()
+    lab.proxy.page = 3
+    everything = with_settings(lab, intent, anti_affinity=True, network="DC0_DVPG0")
+    lab.crash_in_launch(everything)
+    instances = [lab.platform.launch(dataclasses.replace(everything, attempt=attempt)) for attempt in (1, 2)]
+    lab.platform.get_instance(instances[0].id)
+    lab.platform.list_instances(intent.fleet)
+    for instance in instances:
+        lab.platform.terminate(instance.id)
+    image = lab.artefact(intent.fleet, "2026.11-1")
+    lab.remove_status_field()
+    lab.platform.list_images(intent.fleet)
+    lab.platform.tag_image(image, Rung.TESTED)
+    lab.platform.delete_image(image)
+    sessions.close_all()
+
+    page = Path(__file__).parents[2] / "docs" / "platforms" / "vmware.md"
+    table = page.read_text().partition("## Privileges")[2].partition("## ")[0]
+    listed = {
+        name
+        for line in table.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
+    assert set(lab.proxy.calls) - {""} == listed

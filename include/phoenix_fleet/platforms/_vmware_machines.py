@@ -138,8 +138,7 @@ def power_on(content: Any, machine: Any, name: str, seconds: float) -> None:
         raise
     except (vim.fault.VimFault, vim.fault.NoPermission) as fault:
         refused = fault
-    # vCenter itself, or another caller, may be doing it.
-    if refused is not None and not is_a(refused, "InvalidPowerState", "TaskInProgress"):
+    if refused is not None and not is_busy(refused):
         undo(machine)
         raise of_fault(f"launch {name}", refused) from refused
 
@@ -150,21 +149,33 @@ def undo(machine: Any) -> None:
         machine.Destroy_Task()
 
 
+def is_busy(fault: Any) -> bool:
+    """Whether vCenter itself, or another caller, is at that machine: cloning it, or changing its power."""
+    named = type(fault).__name__.rpartition(".")[2]
+    # Not what comes after InvalidState in general, such as a host in maintenance.
+    return is_a(fault, "InvalidPowerState", "TaskInProgress") or named in ("InvalidState", "MethodDisabled")
+
+
 def end(content: Any, machine: Any, found: Mapping[str, Any], now: datetime) -> None:
     """Mark it as on its way out, power it off and ask for its removal, which is not waited for."""
-    with passing("ManagedObjectNotFound", "TaskInProgress", "InvalidPowerState", "InvalidState"):
+    with passing("ManagedObjectNotFound", "TaskInProgress"):  # somebody has ended it, or is ending it
         _mark(content, machine, now)
         if found.get("runtime.powerState") != "poweredOff":
-            info = ended(content, machine.PowerOffVM_Task(), _POWER_OFF_WITHIN)
-            if info.state == "error" and not is_a(info.error, "InvalidPowerState", "ManagedObjectNotFound"):
-                raise info.error
-            if info.state not in ("success", "error"):
-                return  # it is stopping, and is told again if it stays
-        machine.Destroy_Task()
+            with passing("InvalidPowerState"):
+                _power_off(content, machine)
+        with passing("InvalidPowerState"):  # its power is not off yet: it is told again if it stays
+            machine.Destroy_Task()
 
 
 def _mark(content: Any, machine: Any, now: datetime) -> None:
     from pyVmomi import vim
 
     mark = vim.option.OptionValue(key=view.TERMINATING_MARK, value=now.isoformat(timespec="seconds"))
-    ended(content, machine.ReconfigVM_Task(vim.vm.ConfigSpec(extraConfig=[mark])), _MARKED_WITHIN)
+    with passing("InvalidState", "FileFault"):  # what cannot be marked can still go
+        ended(content, machine.ReconfigVM_Task(vim.vm.ConfigSpec(extraConfig=[mark])), _MARKED_WITHIN)
+
+
+def _power_off(content: Any, machine: Any) -> None:
+    info = ended(content, machine.PowerOffVM_Task(), _POWER_OFF_WITHIN)
+    if info.state == "error":
+        raise info.error

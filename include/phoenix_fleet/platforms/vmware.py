@@ -242,6 +242,8 @@ class Driver(Platform):
         if machine is None:
             return view.born(intent, _now())
         seen = machines.seen(vcenter, machine)
+        if "config.extraConfig" not in seen:  # it is still being made
+            return view.born(intent, _now())
         if not view.is_ours(seen):
             raise NotOurs(f"The machine with the token of {intent.name} lacks our marks.", remedy="Ask whose it is.")
         view.check_same(seen, intent)
