@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import ssl
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,16 @@ class VmwareLab:
         self.connections = machinery.KnownConnections(self.connection)
         self.platform = self.again()
         self.standard = self.artefact("lab", "2026.11-1")
+
+    def intent(self, **settings: Any) -> LaunchIntent:
+        """A launch that will work, of a fleet of its own."""
+        fleet = f"t{uuid.uuid4().hex[:8]}"
+        frozen = {**self.settings, **settings}
+        return LaunchIntent(fleet, f"{fleet}-01", "rollout-1", 1, "lab", "2026.11-1", self.standard, settings=frozen)
+
+    def asking(self, intent: LaunchIntent, **settings: Any) -> LaunchIntent:
+        """The same launch with other settings."""
+        return dataclasses.replace(intent, settings={**self.settings, **settings})
 
     def again(self, **settings: Any) -> driver.Driver:
         """Another driver object for the same world."""

@@ -6,7 +6,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPSConnection
@@ -39,6 +39,8 @@ class Trouble:
     inside: str = ""
     lose_reply: bool = False
     """vCenter does it, and nobody hears."""
+    before: list[Callable[[], Any]] = field(default_factory=list)
+    """What happens right before."""
     lag: float = 0
     """Seconds before vCenter is asked."""
     empty: bool = False
@@ -111,6 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
         lost = False
         for trouble in self.between.next_for(method, body):
             time.sleep(trouble.lag)
+            for happen in trouble.before:
+                happen()
             if trouble.rewrite:
                 body = body.replace(*trouble.rewrite)
             if trouble.status:
