@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,9 @@ from phoenix_fleet.domain.errors import (
 from phoenix_fleet.domain.ladder import Rung
 from phoenix_fleet.domain.models import InstanceState, LaunchIntent
 from phoenix_fleet.platforms import _vmware_session as sessions
-from phoenix_fleet.platforms import _vmware_view as view
 from phoenix_fleet.platforms import vmware as driver
-from tests.contract.platforms_vmware import VmwareLab
+from tests.contract import machinery
+from tests.contract.platforms_vmware import VmwareLab, thumbprint
 
 pytestmark = pytest.mark.vmware
 
@@ -105,6 +107,27 @@ class TestTrouble:
 
         assert "CloneVM_Task" in lab.proxy.calls
         assert (second.id, lab.count(intent.token)) == (first.id, 1)
+
+    def test_racing_logins_get_one_machine(self, lab: VmwareLab, intent: LaunchIntent) -> None:
+        pinned = dataclasses.replace(lab.connection, extra={"thumbprint": thumbprint(lab.folder)})
+        drivers = [
+            driver.Driver(driver.Settings(**lab.settings), machinery.KnownConnections(way))
+            for way in (lab.connection, pinned, pinned)
+        ]
+        # Nobody finds it at first, so that all of them clone.
+        lab.proxy.make("FindByUuid", empty=True, times=3)
+        lab.proxy.calls.clear()
+        barrier = threading.Barrier(len(drivers))
+
+        def one(each: driver.Driver) -> str:
+            barrier.wait()
+            return each.launch(intent).id
+
+        with ThreadPoolExecutor(len(drivers)) as pool:
+            ids = set(pool.map(one, drivers))
+
+        assert lab.proxy.calls.count("CloneVM_Task") == len(drivers)
+        assert (len(ids), lab.count(intent.token)) == (1, 1)
 
     def test_one_whose_disks_are_still_copied_is_starting(self, lab: VmwareLab, intent: LaunchIntent) -> None:
         lab.proxy.make("FindByUuid", empty=True, times=2)
@@ -273,52 +296,6 @@ class TestTerminate:
         with pytest.raises(NotOurs):
             lab.platform.terminate(copy)
         assert lab.is_alive(copy)
-
-
-NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
-
-
-class TestStates:
-    @pytest.mark.parametrize(
-        ("power", "connection", "launched", "terminating", "powered", "expected"),
-        [
-            ("poweredOn", "connected", 0, None, "", InstanceState.RUNNING),
-            ("poweredOn", "disconnected", 0, None, "", InstanceState.RUNNING),
-            ("poweredOn", "inaccessible", 0, None, "", InstanceState.FAILED),
-            ("poweredOn", "orphaned", 0, None, "", InstanceState.FAILED),
-            ("suspended", "connected", 0, None, "", InstanceState.FAILED),
-            ("poweredOff", "connected", 10, None, "", InstanceState.STARTING),
-            ("poweredOff", "connected", 61, None, "", InstanceState.FAILED),
-            ("poweredOff", "connected", 10, None, "powered off by somebody", InstanceState.FAILED),
-            ("poweredOn", "connected", 60, 1, "", InstanceState.STOPPING),
-            ("poweredOff", "connected", 60, 4, "powered off", InstanceState.STOPPING),
-            ("poweredOn", "connected", 60, 6, "", InstanceState.RUNNING),
-        ],
-    )
-    def test_are_ours(
-        self,
-        power: str,
-        connection: str,
-        launched: int,
-        terminating: int | None,
-        powered: str,
-        expected: InstanceState,
-    ) -> None:
-        from types import SimpleNamespace
-
-        def ago(minutes: int) -> str:
-            return (NOW - timedelta(minutes=minutes)).isoformat()
-
-        options = [SimpleNamespace(key="phoenix.launched", value=ago(launched))]
-        if terminating is not None:
-            options.append(SimpleNamespace(key="phoenix.terminating", value=ago(terminating)))
-        seen = {
-            "runtime.powerState": power,
-            "runtime.connectionState": connection,
-            "config.extraConfig": options,
-        }
-
-        assert view.state(seen, powered, NOW) is expected
 
 
 def test_the_documented_methods_are_those_that_are_called(lab: VmwareLab, intent: LaunchIntent) -> None:

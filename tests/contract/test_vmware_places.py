@@ -192,6 +192,27 @@ class TestAntiAffinity:
 
         assert list(self.rule(cluster, intent.fleet).vm) == machines
 
+    def test_what_another_writes_meanwhile_is_not_lost(
+        self, lab: VmwareLab, intent: LaunchIntent, cluster: Any
+    ) -> None:
+        from pyVmomi import vim
+
+        apart = lab.asking(intent, anti_affinity=True)
+        lab.platform.launch(apart)
+
+        def another() -> None:
+            """Another process has made the rule since it was looked for, with machines of its own view."""
+            machines = [ref for ref, _ in lab.machines()[:2]]
+            rule = vim.cluster.AntiAffinityRuleSpec(name=f"phoenix-{intent.fleet}", enabled=True, vm=machines)
+            change = vim.cluster.ConfigSpecEx(rulesSpec=[vim.cluster.RuleSpec(operation="add", info=rule)])
+            cluster.ReconfigureComputeResource_Task(change, True)
+
+        lab.proxy.make("ReconfigureComputeResource_Task", before=[another])
+        second = lab.platform.launch(dataclasses.replace(apart, attempt=2))
+
+        assert second.id in {machine.config.instanceUuid for machine in self.rule(cluster, intent.fleet).vm}
+        assert len(self.rule(cluster, intent.fleet).vm) == 2
+
     def test_launches_at_once_are_all_in_the_rule(self, lab: VmwareLab, intent: LaunchIntent, cluster: Any) -> None:
         apart = lab.asking(intent, anti_affinity=True)
 

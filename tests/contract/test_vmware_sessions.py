@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +13,12 @@ from typing import Any
 import pytest
 
 from lab import vmware as lab_vmware
+from lab.places import Places
 from phoenix_fleet.connections import Connection
 from phoenix_fleet.domain.errors import (
     AuthenticationFailed,
     InvalidConfig,
+    NotFound,
     Unavailable,
 )
 from phoenix_fleet.domain.models import LaunchIntent
@@ -164,6 +167,28 @@ class TestTrust:
     def test_nobody_there_is_unavailable(self, lab: VmwareLab, fleet: str) -> None:
         with pytest.raises(Unavailable, match="does not answer"):
             reached_by(lab, port=machinery.free_port()).list_instances(fleet)
+
+
+def test_the_lab_brings_its_vcenter_up_once_and_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lab_vmware, "PORT", machinery.free_port())
+    places = Places(tmp_path / "home", tmp_path / "run", Places.find().cache)
+    vcenter = lab_vmware.Vcenter(places)
+    way = vcenter.up()
+    try:
+        assert lab_vmware.Vcenter(places).up() == way
+        pid = json.loads((places.pids / "vcsim.json").read_text())["pid"]
+        assert way.password not in Path(f"/proc/{pid}/cmdline").read_text()
+        found = driver.Driver(
+            driver.Settings(datacenter="DC0", cluster="DC0_C0", datastore="LocalDS_0"), machinery.KnownConnections(way)
+        )
+        assert list(found.list_instances("web")) == []
+        sessions.close_all()
+    finally:
+        vcenter.down()
+
+    assert not vcenter.running()
+    with pytest.raises(NotFound, match="not up"):
+        vcenter.connection()
 
 
 def test_the_password_is_in_no_repr(lab: VmwareLab) -> None:
