@@ -55,7 +55,7 @@ def _retrieved(content: Any, start: list[Any], paths: Mapping[Any, Sequence[str]
     answer = service.RetrievePropertiesEx([spec], collector.RetrieveOptions(maxObjects=PAGE))
     found: list[Seen] = []
     while answer is not None:
-        found += [_read(content) for content in answer.objects]
+        found += [_read(each) for each in answer.objects]
         if not answer.token:
             break
         answer = service.ContinueRetrievePropertiesEx(answer.token)
@@ -64,14 +64,14 @@ def _retrieved(content: Any, start: list[Any], paths: Mapping[Any, Sequence[str]
     return found
 
 
-def _read(content: Any) -> Seen:
-    for missing in content.missingSet or ():
+def _read(told: Any) -> Seen:
+    for missing in told.missingSet or ():
         if is_a(missing.fault, "NoPermission"):
             raise AuthenticationFailed(
-                f"vCenter does not show {missing.path} of {content.obj._moId}: the login lacks System.Read.",
+                f"vCenter does not show {missing.path} of {told.obj._moId}: the login lacks System.Read.",
                 remedy="Grant the role on the datacenter, and let it propagate.",
             )
-    return content.obj, {entry.name: entry.val for entry in content.propSet or ()}
+    return told.obj, {entry.name: entry.val for entry in told.propSet or ()}
 
 
 def ended(content: Any, task: Any, seconds: float) -> Any:

@@ -21,7 +21,7 @@ def rule_name(fleet: str) -> str:
 
 
 def keep_apart(content: Any, cluster: Any, fleet: str, machines: Sequence[Any]) -> None:
-    """Let the fleet's rule name exactly these machines; nothing to do while there is but one.
+    """Let the fleet's rule name all these machines; nothing to do while there is but one.
 
     A rule is replaced whole, so another process may write over what we wrote: it is read again afterwards.
 

@@ -24,6 +24,8 @@ Given = TypeVar("Given")
 
 TIMEOUT = 90
 """Seconds without an answer after which vCenter counts as not answering; more than any wait that we ask of it."""
+_IDLE = 60
+"""Seconds after which a connection at rest is not used again: the other side may have closed it."""
 VERSION = "vim.version.version10"
 """The API of vSphere 6.0, which every later vCenter speaks as well."""
 
@@ -69,9 +71,10 @@ class Session:
     def _login(self) -> Any:
         from pyVmomi import vim
 
-        if self._stub is None:
-            self._stub = _stub(self._connection)
-        self._stub.cookie = ""  # a session that is there after all refuses another login (SessionManager.Login)
+        # A stub for each login: it takes its cookie from every answer, also from one to a session that has expired.
+        if self._stub is not None:
+            _retire(self._stub)
+        self._stub = _stub(self._connection)
         content = vim.ServiceInstance("ServiceInstance", self._stub).RetrieveContent()
         content.sessionManager.Login(self._connection.login, self._connection.password)
         return content
@@ -85,7 +88,7 @@ class Session:
             with suppress(Exception):  # at the very end nobody is left to be told
                 content.sessionManager.Logout()
         if stub is not None:
-            stub.DropConnections()
+            _retire(stub)
 
 
 def session(connection: Connection) -> Session:
@@ -111,6 +114,15 @@ def close_all() -> None:
         found = [_known.pop(key) for key in mine]
     for each in found:
         each.close()
+
+
+def _new_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+# Another thread of the parent may have held it when this process was forked.
+os.register_at_fork(after_in_child=_new_lock)
 
 
 def _check(connection: Connection) -> None:
@@ -154,10 +166,17 @@ def _stub(connection: Connection) -> Any:
         sslContext=context,
         httpConnectionTimeout=TIMEOUT,
         poolSize=4,
+        connectionPoolTimeout=_IDLE,
     )
     if pin:
         stub.scheme = partial(_Pinned, pin=pin)
     return stub
+
+
+def _retire(stub: Any) -> None:
+    """Close its connections: those at rest now, those in use when they come back."""
+    stub.poolSize = 0
+    stub.DropConnections()
 
 
 class _Pinned(http.client.HTTPSConnection):

@@ -31,7 +31,7 @@ _PUBLIC_KEY = re.compile(r"[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}( [^\r\n]*)?")
 
 _ACCEPTED_WITHIN = 20
 """Seconds in which a launch hears what vCenter refuses at once; the copying of disks is not waited for."""
-_APART_WITHIN = 900
+_APART_WITHIN = 300
 """The same where a DRS rule has to name the machine, which it can once it is there."""
 _READABLE_WITHIN = 20
 
