@@ -131,9 +131,10 @@ def certify(folder: Path) -> None:
     )
 
 
-def argv(program: Path, port: int, folder: Path) -> list[str]:
-    """How it is called."""
-    return [str(program), f"-listen={HOST}:{port}", f"-cert={folder / 'ca.pem'}", f"-key={folder / 'key.pem'}"]
+def argv(program: Path, port: int, folder: Path, copying: float = 1) -> list[str]:
+    """How it is called; a clone's disks take so many seconds to be ``copying``."""
+    trust = [f"-cert={folder / 'ca.pem'}", f"-key={folder / 'key.pem'}"]
+    return [str(program), f"-listen={HOST}:{port}", *trust, f"-copying={copying}s"]
 
 
 def environment(password: str) -> dict[str, str]:

@@ -1,5 +1,5 @@
-// The lab's vCenter: govmomi's simulator, and the three things of a real one that it leaves out. A name is taken once
-// in a folder, a clone is powered on when its spec says so, and what is powered on gets an address and SSH host keys.
+// The lab's vCenter: govmomi's simulator, and four things of a real one that it leaves out. A clone takes time, its name
+// is taken once in a folder, it is powered on when its spec says so, and then it gets an address and SSH host keys.
 package main
 
 import (
@@ -17,9 +17,11 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"regexp"
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/vmware/govmomi/simulator"
 	_ "github.com/vmware/govmomi/vapi/simulator"
@@ -34,6 +36,7 @@ type vcenter struct {
 	service *simulator.Service
 	inner   http.Handler
 	clones  sync.Mutex // held while a name is looked for and taken
+	copying time.Duration
 	guests  int32
 }
 
@@ -47,7 +50,7 @@ func (v *vcenter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch spec := method.Body.(type) {
 	case *types.CloneVM_Task:
-		v.clone(w, r, spec)
+		v.clone(w, r, spec, body)
 	case *types.PowerOnVM_Task:
 		v.inner.ServeHTTP(w, r)
 		v.boot(spec.This)
@@ -56,26 +59,46 @@ func (v *vcenter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (v *vcenter) clone(w http.ResponseWriter, r *http.Request, req *types.CloneVM_Task) {
-	v.clones.Lock()
-	defer v.clones.Unlock()
-	if there := child(req); there != nil {
-		task := simulator.CreateTask(req.This, "cloneVm", func(*simulator.Task) (types.AnyType, types.BaseMethodFault) {
+// clone answers with a task at once, as vCenter does, and does it while the disks "are copied".
+func (v *vcenter) clone(w http.ResponseWriter, r *http.Request, req *types.CloneVM_Task, body []byte) {
+	task := simulator.CreateTask(req.This, "cloneVm", func(*simulator.Task) (types.AnyType, types.BaseMethodFault) {
+		v.clones.Lock()
+		defer v.clones.Unlock()
+		if there := child(req); there != nil {
 			return nil, &types.DuplicateName{Name: req.Name, Object: *there}
-		})
-		fmt.Fprintf(w, answer, task.Run().Value)
-		return
-	}
-	reply := httptest.NewRecorder()
-	v.inner.ServeHTTP(reply, r)
-	if made := child(req); made != nil && req.Spec.PowerOn {
-		if _, err := methods.PowerOnVM_Task(context.Background(), v.service, &types.PowerOnVM_Task{This: *made}); err != nil {
-			log.Printf("%s is not powered on: %s", req.Name, err)
 		}
-		v.boot(*made)
+		time.Sleep(v.copying)
+		again := r.Clone(context.Background())
+		again.Body = ioutil.NopCloser(bytes.NewReader(body))
+		reply := httptest.NewRecorder()
+		v.inner.ServeHTTP(reply, again)
+		made := child(req)
+		if made == nil {
+			return nil, fault(reply.Body.Bytes())
+		}
+		if req.Spec.PowerOn {
+			if _, err := methods.PowerOnVM_Task(context.Background(), v.service, &types.PowerOnVM_Task{This: *made}); err != nil {
+				log.Printf("%s is not powered on: %s", req.Name, err)
+			}
+			v.boot(*made)
+		}
+		return *made, nil
+	})
+	go task.Run()
+	fmt.Fprintf(w, answer, task.Self.Value)
+}
+
+var taskID = regexp.MustCompile(`<returnval type="Task">([^<]+)<`)
+
+// fault is what the simulator's own clone ended with.
+func fault(reply []byte) types.BaseMethodFault {
+	if match := taskID.FindSubmatch(reply); match != nil {
+		ref := types.ManagedObjectReference{Type: "Task", Value: string(match[1])}
+		if task, ok := simulator.Map.Get(ref).(*simulator.Task); ok && task.Info.Error != nil {
+			return task.Info.Error.Fault
+		}
 	}
-	w.WriteHeader(reply.Code)
-	w.Write(reply.Body.Bytes())
+	return &types.SystemError{Reason: string(reply)}
 }
 
 func child(req *types.CloneVM_Task) *types.ManagedObjectReference {
@@ -119,6 +142,7 @@ func main() {
 	listen := flag.String("listen", "127.0.0.1:0", "address and port")
 	cert := flag.String("cert", "", "TLS certificate")
 	key := flag.String("key", "", "its key")
+	copying := flag.Duration("copying", time.Second, "how long a clone's disks are copied")
 	hosts := flag.Int("hosts", 3, "hosts in the cluster")
 	flag.Parse()
 	pair, err := tls.LoadX509KeyPair(*cert, *key)
@@ -135,7 +159,7 @@ func main() {
 	model.Service.Listen = &url.URL{Host: *listen, User: url.UserPassword(os.Getenv("VCSIM_USER"), os.Getenv("VCSIM_PASSWORD"))}
 	model.Service.RegisterEndpoints = true
 	server := model.Service.NewServer()
-	server.Config.Handler = &vcenter{service: model.Service, inner: server.Config.Handler}
+	server.Config.Handler = &vcenter{service: model.Service, inner: server.Config.Handler, copying: *copying}
 	fmt.Println(server.URL.Host)
 	told := make(chan os.Signal, 1)
 	signal.Notify(told, syscall.SIGINT, syscall.SIGTERM)

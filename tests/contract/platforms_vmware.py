@@ -100,6 +100,7 @@ class VmwareLab:
         try:
             self.platform.launch(intent)
         except Unavailable:
+            machinery.wait_for(lambda: self.count(intent.token), "the clone that nobody heard of")
             return
         raise AssertionError("the reply was not lost")
 
@@ -180,7 +181,7 @@ def opened(folder: Path) -> Iterator[VmwareLab]:
     lab_vmware.certify(folder)
     port, password = machinery.free_port(), "s3cret-of-the-lab"
     way = lab_vmware.connection(port, password, folder)
-    argv, environment = lab_vmware.argv(program, port, folder), lab_vmware.environment(password)
+    argv, environment = lab_vmware.argv(program, port, folder, copying=0.2), lab_vmware.environment(password)
     with machinery.running(argv, folder / "vcsim.log", env=environment) as process:
 
         def answers() -> bool:
