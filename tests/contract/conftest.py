@@ -18,6 +18,8 @@ from tests.contract.gates_world import World, a_world
 from tests.contract.platforms_docker import DockerLab, opened
 from tests.contract.platforms_ec2 import Ec2Lab
 from tests.contract.platforms_fake import FakeLab
+from tests.contract.platforms_vmware import VmwareLab
+from tests.contract.platforms_vmware import opened as opened_vmware
 from tests.unit.gates.service import serving
 
 real = pytest.mark.docker
@@ -51,16 +53,29 @@ def ec2_lab(ec2_session: Ec2Lab) -> Iterator[Ec2Lab]:
     ec2_session.cloud.heal()
 
 
-@pytest.fixture(params=["fake", "ec2", pytest.param("docker", marks=real)])
+@pytest.fixture(scope="session")
+def vmware_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VmwareLab]:
+    """One simulated vCenter for the whole session."""
+    with opened_vmware(tmp_path_factory.mktemp("vmware")) as lab:
+        yield lab
+
+
+@pytest.fixture
+def vmware_lab(vmware_session: VmwareLab) -> Iterator[VmwareLab]:
+    """The VMware lab without machines and without trouble."""
+    yield vmware_session
+    vmware_session.sweep()
+
+
+@pytest.fixture(
+    params=["fake", "ec2", pytest.param("docker", marks=real), pytest.param("vmware", marks=pytest.mark.vmware)]
+)
 def platform_lab(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> FakeLab | DockerLab | Ec2Lab:
+) -> FakeLab | DockerLab | Ec2Lab | VmwareLab:
     """The surroundings of one platform."""
-    if request.param == "ec2":
-        ec2: Ec2Lab = request.getfixturevalue("ec2_lab")
-        return ec2
-    if request.param == "docker":
-        lab: DockerLab = request.getfixturevalue("docker_lab")
+    if request.param != "fake":
+        lab: DockerLab | Ec2Lab | VmwareLab = request.getfixturevalue(f"{request.param}_lab")
         return lab
     return FakeLab(tmp_path_factory.mktemp("fake"))
 

@@ -1,0 +1,168 @@
+// The lab's vCenter: govmomi's simulator, and four things of a real one that it leaves out. A clone takes time, its name
+// is taken once in a folder, it is powered on when its spec says so, and then it gets an address and SSH host keys.
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/base64"
+	"flag"
+	"fmt"
+	"io/ioutil"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/signal"
+	"regexp"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/vmware/govmomi/simulator"
+	_ "github.com/vmware/govmomi/vapi/simulator"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+const answer = `<?xml version="1.0" encoding="UTF-8"?>
+<soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/"><soapenv:Body><CloneVM_TaskResponse xmlns="urn:vim25"><returnval type="Task">%s</returnval></CloneVM_TaskResponse></soapenv:Body></soapenv:Envelope>`
+
+type vcenter struct {
+	service *simulator.Service
+	inner   http.Handler
+	clones  sync.Mutex // held while a name is looked for and taken
+	copying time.Duration
+	guests  int32
+}
+
+func (v *vcenter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := ioutil.ReadAll(r.Body)
+	r.Body = ioutil.NopCloser(bytes.NewReader(body))
+	method, err := simulator.UnmarshalBody(types.TypeFunc(), body)
+	if err != nil {
+		v.inner.ServeHTTP(w, r)
+		return
+	}
+	switch spec := method.Body.(type) {
+	case *types.CloneVM_Task:
+		v.clone(w, r, spec, body)
+	case *types.PowerOnVM_Task:
+		v.inner.ServeHTTP(w, r)
+		v.boot(spec.This)
+	default:
+		v.inner.ServeHTTP(w, r)
+	}
+}
+
+// clone answers with a task at once, as vCenter does, and does it while the disks "are copied".
+func (v *vcenter) clone(w http.ResponseWriter, r *http.Request, req *types.CloneVM_Task, body []byte) {
+	task := simulator.CreateTask(req.This, "cloneVm", func(*simulator.Task) (types.AnyType, types.BaseMethodFault) {
+		v.clones.Lock()
+		defer v.clones.Unlock()
+		if there := child(req); there != nil {
+			return nil, &types.DuplicateName{Name: req.Name, Object: *there}
+		}
+		time.Sleep(v.copying)
+		again := r.Clone(context.Background())
+		again.Body = ioutil.NopCloser(bytes.NewReader(body))
+		reply := httptest.NewRecorder()
+		v.inner.ServeHTTP(reply, again)
+		made := child(req)
+		if made == nil {
+			return nil, fault(reply.Body.Bytes())
+		}
+		if req.Spec.PowerOn {
+			if _, err := methods.PowerOnVM_Task(context.Background(), v.service, &types.PowerOnVM_Task{This: *made}); err != nil {
+				log.Printf("%s is not powered on: %s", req.Name, err)
+			}
+			v.boot(*made)
+		}
+		return *made, nil
+	})
+	go task.Run()
+	fmt.Fprintf(w, answer, task.Self.Value)
+}
+
+var taskID = regexp.MustCompile(`<returnval type="Task">([^<]+)<`)
+
+// fault is what the simulator's own clone ended with.
+func fault(reply []byte) types.BaseMethodFault {
+	if match := taskID.FindSubmatch(reply); match != nil {
+		ref := types.ManagedObjectReference{Type: "Task", Value: string(match[1])}
+		if task, ok := simulator.Map.Get(ref).(*simulator.Task); ok && task.Info.Error != nil {
+			return task.Info.Error.Fault
+		}
+	}
+	return &types.SystemError{Reason: string(reply)}
+}
+
+func child(req *types.CloneVM_Task) *types.ManagedObjectReference {
+	folder, ok := simulator.Map.Get(req.Folder).(*simulator.Folder)
+	if !ok {
+		return nil
+	}
+	if found := simulator.Map.FindByName(req.Name, folder.ChildEntity); found != nil {
+		ref := found.Reference()
+		return &ref
+	}
+	return nil
+}
+
+// boot does what the guest would do: it gets an address, and tells its host keys.
+func (v *vcenter) boot(ref types.ManagedObjectReference) {
+	vm, ok := simulator.Map.Get(ref).(*simulator.VirtualMachine)
+	if !ok || vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOn {
+		return
+	}
+	key := make([]byte, 33)
+	rand.Read(key)
+	number := atomic.AddInt32(&v.guests, 1)
+	says := []types.BaseOptionValue{&types.OptionValue{
+		Key: "guestinfo.phoenix.hostkeys", Value: "ssh-ed25519 " + base64.StdEncoding.EncodeToString(key),
+	}}
+	for _, option := range vm.Config.ExtraConfig {
+		if option.GetOptionValue().Key == "RUN.container" { // a guest that really runs speaks for itself
+			return
+		}
+	}
+	address := fmt.Sprintf("198.18.%d.%d", number/250%250, number%250+1)
+	says = append(says, &types.OptionValue{Key: "SET.guest.ipAddress", Value: address})
+	spec := types.ReconfigVM_Task{This: ref, Spec: types.VirtualMachineConfigSpec{ExtraConfig: says}}
+	if _, err := methods.ReconfigVM_Task(context.Background(), v.service, &spec); err != nil {
+		log.Printf("%s says nothing: %s", vm.Name, err)
+	}
+}
+
+func main() {
+	listen := flag.String("listen", "127.0.0.1:0", "address and port")
+	cert := flag.String("cert", "", "TLS certificate")
+	key := flag.String("key", "", "its key")
+	copying := flag.Duration("copying", time.Second, "how long a clone's disks are copied")
+	hosts := flag.Int("hosts", 3, "hosts in the cluster")
+	flag.Parse()
+	pair, err := tls.LoadX509KeyPair(*cert, *key)
+	if err != nil {
+		log.Fatal(err)
+	}
+	model := simulator.VPX()
+	model.ClusterHost, model.Pool, model.Datastore, model.Machine = *hosts, 1, 2, 1
+	if err := model.Create(); err != nil {
+		log.Fatal(err)
+	}
+	model.Service.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
+	// The password comes by the environment: a command line can be read by everybody.
+	model.Service.Listen = &url.URL{Host: *listen, User: url.UserPassword(os.Getenv("VCSIM_USER"), os.Getenv("VCSIM_PASSWORD"))}
+	model.Service.RegisterEndpoints = true
+	server := model.Service.NewServer()
+	server.Config.Handler = &vcenter{service: model.Service, inner: server.Config.Handler, copying: *copying}
+	fmt.Println(server.URL.Host)
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGINT, syscall.SIGTERM)
+	<-told
+	model.Remove()
+}
