@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +16,9 @@ from tests.contract.gates_world import World, a_world
 from tests.contract.platforms_docker import DockerLab, opened
 from tests.contract.platforms_fake import FakeLab
 from tests.unit.gates.service import serving
+
+if TYPE_CHECKING:
+    from tests.contract.platforms_libvirt import LibvirtLab
 
 real = pytest.mark.docker
 
@@ -34,11 +37,35 @@ def docker_lab(docker_session: DockerLab) -> Iterator[DockerLab]:
     docker_session.sweep()
 
 
-@pytest.fixture(params=["fake", pytest.param("docker", marks=real)])
-def platform_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FakeLab | DockerLab:
+@pytest.fixture(scope="session")
+def libvirt_session() -> Iterator[LibvirtLab]:
+    """One private libvirtd for the whole session; every test uses a fleet and a family of its own."""
+    from tests.contract import platforms_libvirt  # its library has to be built: the other tests do without
+
+    with platforms_libvirt.opened() as lab:
+        yield lab
+
+
+@pytest.fixture
+def libvirt_lab(libvirt_session: LibvirtLab) -> Iterator[LibvirtLab]:
+    """The libvirt lab without machines."""
+    yield libvirt_session
+    libvirt_session.sweep()
+
+
+@pytest.fixture(
+    params=[
+        "fake",
+        pytest.param("docker", marks=real),
+        pytest.param("libvirt", marks=pytest.mark.libvirt),
+    ]
+)
+def platform_lab(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> FakeLab | DockerLab | LibvirtLab:
     """The surroundings of one platform."""
-    if request.param == "docker":
-        lab: DockerLab = request.getfixturevalue("docker_lab")
+    if request.param != "fake":
+        lab: DockerLab | LibvirtLab = request.getfixturevalue(f"{request.param}_lab")
         return lab
     return FakeLab(tmp_path_factory.mktemp("fake"))
 

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,7 +19,10 @@ from tests.contract.machinery import wait_for
 from tests.contract.platforms_docker import DockerLab
 from tests.contract.platforms_fake import FakeLab
 
-Lab = FakeLab | DockerLab
+if TYPE_CHECKING:
+    from tests.contract.platforms_libvirt import LibvirtLab
+
+    Lab = FakeLab | DockerLab | LibvirtLab
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0000000000000000000000000000000000000000000 someone@here"
 
