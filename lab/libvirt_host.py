@@ -16,12 +16,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from phoenix_fleet.domain.errors import Unavailable
+from phoenix_fleet.domain.errors import InvalidConfig, Unavailable
 
 POOL = "phoenix"
 _UNPRIVILEGED = "nobody"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PATIENCE = 30.0
+_LONGEST_FOLDER = 24
+"""libvirt makes sockets as deep as ``c/libvirt/qemu/channel/target/domain-…``, and their paths may have 107 bytes."""
 _CONFIG = """\
 unix_sock_dir = "{run}"
 auth_unix_ro = "none"
@@ -37,6 +39,7 @@ class LibvirtHost:
         self.folder = folder
         self._run = folder / "run"
         self._pid = folder / "libvirtd.pid"
+        self._process: subprocess.Popen[bytes] | None = None
         self.pool_folder = folder / "pool"
 
     @property
@@ -49,10 +52,10 @@ class LibvirtHost:
         if not self.running:
             self._prepare()
             with open(self.folder / "libvirtd.out", "ab") as output:
-                process = subprocess.Popen(
+                self._process = subprocess.Popen(
                     self._argv(), env=self._environment(), cwd=self.folder, stdout=output, stderr=output, user=_user()
                 )
-            self._pid.write_text(str(process.pid))
+            self._pid.write_text(str(self._process.pid))
         self._wait()
 
     def stop(self) -> None:
@@ -68,9 +71,10 @@ class LibvirtHost:
             if time.monotonic() > end:
                 os.kill(pid, signal.SIGKILL)
                 end += _PATIENCE
-            with suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
             time.sleep(0.05)
+        if self._process:
+            self._process.wait(_PATIENCE)
+            self._process = None
 
     @property
     def running(self) -> bool:
@@ -96,7 +100,12 @@ class LibvirtHost:
         return int((self._run / "libvirt" / "qemu" / "run" / f"{name}.pid").read_text())
 
     def _prepare(self) -> None:
-        config = self.folder / "config" / "libvirt"
+        if len(str(self.folder)) > _LONGEST_FOLDER:
+            raise InvalidConfig(
+                f"The path {self.folder} is too long for libvirt's sockets.",
+                remedy=f"Use one of at most {_LONGEST_FOLDER} characters.",
+            )
+        config = self.folder / "c" / "libvirt"
         for each in (self._run, config, self.folder / "cache", self.pool_folder):
             each.mkdir(parents=True, exist_ok=True)
         (self.folder / "libvirtd.conf").write_text(_CONFIG.format(run=self._run, log=self.folder / "libvirtd.log"))
@@ -116,13 +125,14 @@ class LibvirtHost:
             "PATH": _PATH,
             "HOME": str(self.folder),
             "XDG_RUNTIME_DIR": str(self._run),
-            "XDG_CONFIG_HOME": str(self.folder / "config"),
+            "XDG_CONFIG_HOME": str(self.folder / "c"),
             "XDG_CACHE_HOME": str(self.folder / "cache"),
         }
 
     def _wait(self) -> None:
         import libvirt
 
+        libvirt.registerErrorHandler(lambda *_: None, None)
         end = time.monotonic() + _PATIENCE
         while True:
             try:

@@ -222,7 +222,7 @@ def _quoted(text: str) -> str:
 @contextmanager
 def opened() -> Iterator[LibvirtLab]:
     """A lab with a libvirtd of its own, in a folder that the user it runs as can reach."""
-    folder = Path(tempfile.mkdtemp(prefix="phoenix-libvirt-"))
+    folder = Path(tempfile.mkdtemp(prefix="plv-", dir="/tmp"))
     folder.chmod(0o755)
     host = LibvirtHost(folder)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree as ET
 
 from phoenix_fleet.platforms._libvirt_settings import Settings
+from phoenix_fleet.platforms._libvirt_volumes import CONSOLE, DISK, SEED
 from phoenix_fleet.platforms._libvirt_xml import Element, add, text_of
 
 _ENDS = {"on_poweroff": "destroy", "on_reboot": "restart", "on_crash": "destroy"}
@@ -20,7 +21,7 @@ def document(
     birth: Element,
     paths: dict[str, str],
 ) -> str:
-    """What ``defineXML`` takes. ``kind`` is kvm, qemu or xen; ``paths`` are those of disk, seed and console."""
+    """What ``defineXML`` takes. ``kind`` is kvm, qemu or xen; ``paths`` are those of its volumes, by what each is."""
     root = Element("domain", {"type": kind})
     add(root, "name", name)
     add(root, "uuid", uuid)
@@ -31,14 +32,14 @@ def document(
     for tag, what in _ENDS.items():
         add(root, tag, what)
     devices = add(root, "devices")
-    for target, path, form in (("a", paths["disk"], "qcow2"), ("b", paths.get("seed", ""), "raw")):
+    for target, path, form in (("a", paths[DISK], "qcow2"), ("b", paths.get(SEED, ""), "raw")):
         if path:
             _disk(devices, kind, target, path, form)
     _interface(devices, settings, kind, mac)
     if kind == "xen":
         add(add(devices, "console", type="pty"), "target", type="xen", port="0")
     else:
-        _qemu(root, devices, settings, paths["console"])
+        _qemu(root, devices, settings, paths[CONSOLE])
     return text_of(root)
 
 

@@ -138,8 +138,23 @@ class Driver(Platform):
             if not view.seen(domain.XMLDesc(0)).is_ours:
                 raise NotOurs(f"The domain {domain.name()} ({uuid}) is not ours.", remedy="Ask whose it is.")
             return domain
+        return self._of_that_name(host, intent)
+
+    def _of_that_name(self, host: Any, intent: LaunchIntent) -> Any:
+        """The domain that has the intent's name: of exactly this intent by another caller, an error, or None."""
         with unless("NO_DOMAIN"):
-            raise _taken(view.seen(host.lookupByName(intent.name).XMLDesc(0)), intent)
+            domain = host.lookupByName(intent.name)
+            seen = view.seen(domain.XMLDesc(0))
+            if not seen.is_ours:
+                raise NotOurs(
+                    f"A domain named {intent.name} exists and is not ours.", remedy="Ask whose it is, and rename it."
+                )
+            if seen.uuid != view.uuid_of(intent.token, intent.fingerprint):
+                raise IntentMismatch(
+                    f"{intent.name} was launched for {seen.marks.get('purpose')} with other parameters.",
+                    remedy="Launch a new attempt; parameters are frozen with an intent.",
+                )
+            return domain
         return None
 
     def _define(self, host: Any, pool: Any, settings: Settings, image: images.Base, intent: LaunchIntent) -> Any:
@@ -166,9 +181,8 @@ class Driver(Platform):
             return host.defineXML(document)
         except library().libvirtError as error:
             # libvirt itself lets no two domains have one name: whoever came in between has it.
-            if is_code(error, "OPERATION_FAILED", "DOM_EXIST"):
-                with unless("NO_DOMAIN"):
-                    raise _taken(view.seen(host.lookupByName(intent.name).XMLDesc(0)), intent) from error
+            if is_code(error, "OPERATION_FAILED", "DOM_EXIST") and (found := self._of_that_name(host, intent)):
+                return found
             raise _refusal(intent, error) from error
 
     def _start(
@@ -320,18 +334,6 @@ def _frozen_settings(intent: LaunchIntent, current: Settings) -> Settings:
         return Settings.model_validate(dict(intent.settings)) if intent.settings else current
     except ValidationError as error:
         raise InvalidSpec(f"The settings frozen with {intent.name} do not fit: {error}") from None
-
-
-def _taken(seen: view.Seen, intent: LaunchIntent) -> PhoenixError:
-    """What to say of a domain that has the intent's name and is not of exactly this intent."""
-    if not seen.is_ours:
-        return NotOurs(
-            f"A domain named {intent.name} exists and is not ours.", remedy="Ask whose it is, and rename it."
-        )
-    return IntentMismatch(
-        f"{intent.name} was launched for {seen.marks.get('purpose')} with other parameters.",
-        remedy="Launch a new attempt; parameters are frozen with an intent.",
-    )
 
 
 def _refusal(intent: LaunchIntent, error: Any) -> PhoenixError:
