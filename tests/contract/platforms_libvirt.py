@@ -120,7 +120,7 @@ class LibvirtLab:
             with _libvirt_host.opened(connection) as real:
                 yield Wire(real, meddle)
 
-        return driver.Driver(driver.Settings(**{**self.settings, **settings}), self.connections, opener=opener)
+        return driver.Driver(driver.Driver.Settings(**{**self.settings, **settings}), self.connections, opener=opener)
 
     def artefact(self, family: str, version: str, *, ours: bool = True, form: str = "raw") -> Artefact:
         content = _BOOT.ljust(_MIB - 8, b"\0") + next(_serial).to_bytes(8, "big")

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from phoenix_fleet.domain.errors import InUse, InvalidSpec, NotFound
+from phoenix_fleet.domain.errors import InUse, InvalidSpec, NotFound, NotOurs, Refused
 from phoenix_fleet.domain.ladder import Rung
 from phoenix_fleet.domain.models import OWNER, Artefact
 from phoenix_fleet.platforms import _libvirt_volumes as volumes
@@ -66,6 +66,17 @@ def parse(artefact: Artefact, pool: str) -> Base:
     return found
 
 
+def parse_ours(artefact: Artefact, pool: str) -> Base:
+    """The same, for an image that is to be marked or deleted.
+
+    :raises NotOurs: it is not named as ours are, so nothing was touched.
+    """
+    try:
+        return parse(artefact, pool)
+    except InvalidSpec as error:
+        raise NotOurs(str(error.args[0]), remedy="Ask whose image it is.") from None
+
+
 def listed(pool: Any, pool_name: str, family: str) -> list[tuple[Artefact, dict[str, str]]]:
     """Every image of that family with its marks, by version."""
     volumes.refresh(pool)
@@ -91,9 +102,16 @@ def tag(pool: Any, image: Base, status: Rung) -> None:
     """Mark it with that rung, by an empty volume beside it; marks of rungs before stay.
 
     :raises NotFound: there is no such image.
+    :raises Refused: another image of that family and version stands on that rung already.
     """
     if volumes.find(pool, image.name) is None:
         raise NotFound(f"There is no volume {image.name} in the pool.", remedy="Build it again.")
+    for other in map(base, sorted(volume.name() for volume in pool.listAllVolumes(0))):
+        same = other and (other.family, other.version) == (image.family, image.version) and other != image
+        if other and same and status is not Rung.CANDIDATE and volumes.find(pool, f"{other.name}.{status}"):
+            raise Refused(
+                f"{other.digest} is {image.family} {image.version} and {status} already.", remedy="Build a new version."
+            )
     volumes.make(pool, f"{image.name}.{status}", 0, "raw")
 
 

@@ -20,10 +20,10 @@ from phoenix_fleet.platforms import _libvirt_host as hosts
 from phoenix_fleet.platforms import _libvirt_images as images
 from phoenix_fleet.platforms import _libvirt_probe as probe
 from phoenix_fleet.platforms import _libvirt_seed as seeds
+from phoenix_fleet.platforms import _libvirt_settings as chosen
 from phoenix_fleet.platforms import _libvirt_view as view
 from phoenix_fleet.platforms import _libvirt_volumes as volumes
 from phoenix_fleet.platforms._libvirt_host import is_code, library, unless
-from phoenix_fleet.platforms._libvirt_settings import Settings
 from phoenix_fleet.platforms.base import Platform
 
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -37,7 +37,7 @@ _LOOKS = 5
 class Driver(Platform):
     """libvirt. Safe from any thread: every call has a connection of its own."""
 
-    Settings = Settings
+    Settings = chosen.Settings
     # So many calls a libvirtd serves at once by default: max_workers in libvirtd.conf.
     limits = Quota(at_once=20)
 
@@ -105,14 +105,14 @@ class Driver(Platform):
 
     def tag_image(self, artefact: Artefact, status: Rung) -> Artefact:
         """Put an empty volume beside it that is named after the rung; those of rungs before stay."""
-        image = images.parse(artefact, self.settings.pool)
+        image = images.parse_ours(artefact, self.settings.pool)
         with self._host(f"tag {artefact.reference}") as host:
             images.tag(volumes.pool(host, self.settings.pool), image, status)
         return artefact
 
     def delete_image(self, artefact: Artefact) -> None:
         """Delete the volume and its marks, unless a disk, ours or not, is laid over it."""
-        image = images.parse(artefact, self.settings.pool)
+        image = images.parse_ours(artefact, self.settings.pool)
         with self._host(f"delete {artefact.reference}") as host:
             pool = volumes.pool(host, self.settings.pool)
             users = {}
@@ -157,7 +157,7 @@ class Driver(Platform):
             return domain
         return None
 
-    def _define(self, host: Any, pool: Any, settings: Settings, image: images.Base, intent: LaunchIntent) -> Any:
+    def _define(self, host: Any, pool: Any, settings: chosen.Settings, image: images.Base, intent: LaunchIntent) -> Any:
         if volumes.find(pool, image.name) is None:
             volumes.refresh(pool)
             if volumes.find(pool, image.name) is None:
@@ -186,7 +186,7 @@ class Driver(Platform):
             raise _refusal(intent, error) from error
 
     def _start(
-        self, host: Any, pool: Any, settings: Settings, domain: Any, image: images.Base, intent: LaunchIntent
+        self, host: Any, pool: Any, settings: chosen.Settings, domain: Any, image: images.Base, intent: LaunchIntent
     ) -> None:
         """Give it its volumes and start it; a refusal undoes the launch."""
         lib = library()
@@ -214,7 +214,7 @@ class Driver(Platform):
                 domain.destroy()
             raise Unavailable(f"{intent.name} vanished while it was launched.", remedy="Launch it again.")
 
-    def _make_volumes(self, pool: Any, settings: Settings, image: images.Base, intent: LaunchIntent) -> None:
+    def _make_volumes(self, pool: Any, settings: chosen.Settings, image: images.Base, intent: LaunchIntent) -> None:
         below = volumes.find(pool, image.name)
         if below is None:
             raise InvalidSpec(f"launch {intent.name}: {image.name} has gone.", remedy="Build the image again.")
@@ -315,7 +315,7 @@ def _live_on(domain: Any, word: str) -> None:
             return
 
 
-def _check(intent: LaunchIntent, settings: Settings) -> images.Base:
+def _check(intent: LaunchIntent, settings: chosen.Settings) -> images.Base:
     if not _NAME.fullmatch(intent.name):
         raise InvalidSpec(f"{intent.name!r} is no host name.", remedy="Use letters, digits and dashes, at most 63.")
     if intent.authorized_key and not _PUBLIC_KEY.fullmatch(intent.authorized_key):
@@ -328,10 +328,10 @@ def _check(intent: LaunchIntent, settings: Settings) -> images.Base:
     return images.parse(intent.artefact, settings.pool)
 
 
-def _frozen_settings(intent: LaunchIntent, current: Settings) -> Settings:
+def _frozen_settings(intent: LaunchIntent, current: chosen.Settings) -> chosen.Settings:
     """The settings that the intent was stored with: the file may have changed since."""
     try:
-        return Settings.model_validate(dict(intent.settings)) if intent.settings else current
+        return chosen.Settings.model_validate(dict(intent.settings)) if intent.settings else current
     except ValidationError as error:
         raise InvalidSpec(f"The settings frozen with {intent.name} do not fit: {error}") from None
 
