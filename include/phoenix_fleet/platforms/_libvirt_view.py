@@ -64,6 +64,10 @@ class Seen:
     mac: str
     answers: bool
     """Whether a guest agent is connected."""
+    disk: str = ""
+    """Name of the file that its first disk is in."""
+    below: str = ""
+    """Name of the file that QEMU found that disk to be laid over; empty if it does not run, or on Xen."""
 
     @property
     def is_ours(self) -> bool:
@@ -108,6 +112,7 @@ def seen(text: str) -> Seen:
     since = root.find(f"metadata/{{{LIFE}}}life")
     mac = root.find("devices/interface/mac")
     channels = root.iterfind("devices/channel/target")
+    disk = root.find("devices/disk")
     return Seen(
         uuid=root.findtext("uuid", ""),
         name=root.findtext("name", ""),
@@ -115,7 +120,14 @@ def seen(text: str) -> Seen:
         life="" if since is None else since.get("word", ""),
         mac="" if mac is None else mac.get("address", "").lower(),
         answers=any(each.get("name") == _AGENT and each.get("state") == "connected" for each in channels),
+        disk=_file(disk, "source"),
+        below=_file(disk, "backingStore/source"),
     )
+
+
+def _file(disk: Element | None, path: str) -> str:
+    source = None if disk is None else disk.find(path)
+    return "" if source is None else source.get("file", "").rpartition("/")[2]
 
 
 def _volumes(born: Element) -> list[str]:

@@ -271,13 +271,10 @@ class Driver(Platform):
         word, reason, *_ = domain.state(0)
         status = view.state(word, reason, seen.life)
         running = status[0] is InstanceState.RUNNING
-        pool = volumes.pool(host, seen.marks.get("pool", ""))
-        disk = volumes.find(pool, f"{seen.uuid}.{volumes.DISK}")
-        below = ""
-        with unless("NO_STORAGE_VOL"):
-            below = volumes.backing(disk) if disk else ""
-        image = images.base(below.rpartition("/")[2])
-        printed = volumes.console(pool, seen.uuid) if keys and running else ""
+        image = images.base(_below(host, seen))
+        printed = ""
+        if keys and running:
+            printed = volumes.console(volumes.pool(host, seen.marks.get("pool", "")), seen.uuid)
         return view.instance(
             seen,
             status,
@@ -285,6 +282,17 @@ class Driver(Platform):
             image.digest if image else "",
             view.host_keys(printed),
         )
+
+
+def _below(host: Any, seen: view.Seen) -> str:
+    """The name of the volume that its disk is laid over; empty if it has another disk than it was born with."""
+    own = f"{seen.uuid}.{volumes.DISK}"
+    if seen.below or seen.disk != own:
+        return seen.below if seen.disk == own else ""
+    with unless("NO_STORAGE_VOL"):
+        disk = volumes.find(volumes.pool(host, seen.marks.get("pool", "")), own)
+        return volumes.backing(disk).rpartition("/")[2] if disk else ""
+    return ""
 
 
 def _address(host: Any, domain: Any, seen: view.Seen) -> str:
