@@ -165,14 +165,20 @@ class LibvirtLab:
         """How many machines carry the token, in truth."""
         return sum(f'"{token}"' in _quoted(domain.XMLDesc(0)) for domain in self.api.listAllDomains(0))
 
-    def authorized_key(self, instance_id: str) -> str:
-        """The key in the seed that lies in the pool."""
+    def user_data(self, instance_id: str) -> dict[str, Any]:
+        """What cloud-init would be told, from the seed that lies in the pool."""
         disk = pycdlib.PyCdlib()
         disk.open_fp(io.BytesIO((self.host.pool_folder / f"{instance_id}.iso").read_bytes()))
         out = io.BytesIO()
         disk.get_file_from_iso_fp(out, joliet_path="/user-data")
         disk.close()
-        ((user,),) = [yaml.safe_load(out.getvalue())["users"]]
+        text = out.getvalue().decode()
+        assert text.startswith("#cloud-config\n")
+        found: dict[str, Any] = yaml.safe_load(text)
+        return found
+
+    def authorized_key(self, instance_id: str) -> str:
+        (user,) = self.user_data(instance_id)["users"]
         assert user["name"] == "root"
         (key,) = user["ssh_authorized_keys"]
         return str(key)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
 from phoenix_fleet.connections import Connection
 from phoenix_fleet.domain.errors import (
@@ -339,6 +340,59 @@ class TestMachines:
         finally:
             os.kill(pid, signal.SIGCONT)
         assert time.monotonic() - begun < 30
+
+
+class TestHostKeys:
+    @pytest.fixture
+    def secret(self, libvirt_lab: LibvirtLab) -> Iterator[Callable[[str], None]]:
+        plain = libvirt_lab.connections
+
+        def use(text: str) -> None:
+            extra = {**plain("libvirt").extra, "host_key_secret": text}
+            libvirt_lab.connections = libvirt_lab.platform.connections = KnownConnections(
+                Connection("libvirt", extra=extra)
+            )
+
+        yield use
+        libvirt_lab.connections = libvirt_lab.platform.connections = plain
+
+    def test_the_one_that_we_put_into_it_counts_whatever_the_console_says(
+        self, libvirt_lab: LibvirtLab, intent: LaunchIntent, secret: Callable[[str], None]
+    ) -> None:
+        secret("s" * 40)
+        instance = libvirt_lab.platform.launch(intent)
+
+        (key,) = libvirt_lab.platform.get_instance(instance.id).host_keys
+
+        user = libvirt_lab.user_data(instance.id)
+        assert user["ssh_keys"]["ed25519_public"] == key
+        private = load_ssh_private_key(user["ssh_keys"]["ed25519_private"].encode(), None)
+        public = private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+        assert public.decode() == key
+        assert user["ssh_keys"]["ed25519_private"] not in libvirt_lab.api.lookupByUUIDString(instance.id).XMLDesc(0)
+        other = libvirt_lab.platform.launch(dataclasses.replace(intent, attempt=2))
+        assert libvirt_lab.platform.get_instance(other.id).host_keys != (key,)
+
+    def test_another_secret_half_way_is_another_attempt(
+        self, libvirt_lab: LibvirtLab, intent: LaunchIntent, secret: Callable[[str], None]
+    ) -> None:
+        secret("s" * 40)
+        libvirt_lab.crash_in_launch(intent)
+        secret("t" * 40)
+
+        with pytest.raises(InvalidSpec, match="secret"):
+            libvirt_lab.platform.launch(intent)
+
+        assert libvirt_lab.count(intent.token) == 0
+        assert libvirt_lab.left() == set()
+
+    def test_a_short_secret_is_refused(
+        self, libvirt_lab: LibvirtLab, intent: LaunchIntent, secret: Callable[[str], None]
+    ) -> None:
+        secret("short")
+        with pytest.raises(InvalidConfig, match="host_key_secret") as caught:
+            libvirt_lab.platform.launch(intent)
+        assert "'short'" not in str(caught.value)
 
 
 class TestImages:

@@ -7,9 +7,10 @@ import json
 from typing import Any
 
 from phoenix_fleet.domain.models import LaunchIntent
+from phoenix_fleet.platforms._libvirt_identity import HostKey
 
 
-def seed(intent: LaunchIntent) -> bytes:
+def seed(intent: LaunchIntent, host_key: HostKey | None) -> bytes:
     """The disk (ISO 9660 named ``cidata``): https://docs.cloud-init.io/en/latest/reference/datasources/nocloud.html."""
     meta = {"instance-id": intent.token, "local-hostname": intent.name}
     user: dict[str, Any] = {
@@ -23,6 +24,9 @@ def seed(intent: LaunchIntent) -> bytes:
     }
     if intent.authorized_key:
         user["users"] = [{"name": "root", "ssh_authorized_keys": [intent.authorized_key]}]
+    if host_key:
+        # https://docs.cloud-init.io/en/latest/reference/modules.html#ssh: with these it makes no others.
+        user["ssh_keys"] = {"ed25519_private": host_key.private, "ed25519_public": host_key.public}
     # JSON is YAML, and quotes what people wrote.
     files = {"meta-data": json.dumps(meta), "user-data": f"#cloud-config\n{json.dumps(user)}\n"}
     return _iso({name: text.encode() for name, text in files.items()})

@@ -79,8 +79,10 @@ class Seen:
         return launched and self.uuid == uuid_of(self.marks["token"], self.marks["fingerprint"])
 
 
-def birth(intent: LaunchIntent, pool: str, volumes: Iterable[str], image: str, now: datetime) -> Element:
-    """The marks that a domain of ours is born with."""
+def birth(
+    intent: LaunchIntent, pool: str, volumes: Iterable[str], image: str, now: datetime, host_key: str = ""
+) -> Element:
+    """The marks that a domain of ours is born with; ``host_key`` is the public one that was put into it, if any."""
     marks = {
         "owner": OWNER,
         "fleet": intent.fleet,
@@ -93,6 +95,7 @@ def birth(intent: LaunchIntent, pool: str, volumes: Iterable[str], image: str, n
         "pool": pool,
         "image": image,
         "launched_at": now.isoformat(timespec="seconds"),
+        "host_key": host_key,
     }
     root = Element(f"{{{BIRTH}}}instance", marks)
     for name in volumes:

@@ -17,6 +17,7 @@ from phoenix_fleet.domain.models import Artefact, Instance, InstanceState, Launc
 from phoenix_fleet.domain.pacing import Quota
 from phoenix_fleet.platforms import _libvirt_domain as domains
 from phoenix_fleet.platforms import _libvirt_host as hosts
+from phoenix_fleet.platforms import _libvirt_identity as identity
 from phoenix_fleet.platforms import _libvirt_images as images
 from phoenix_fleet.platforms import _libvirt_probe as probe
 from phoenix_fleet.platforms import _libvirt_seed as seeds
@@ -168,13 +169,14 @@ class Driver(Platform):
         uuid = view.uuid_of(intent.token, intent.fingerprint)
         own = volumes.names(uuid, seed=settings.seed == "nocloud")
         where = volumes.folder(pool)
+        key = self._host_key(settings, uuid)
         document = domains.document(
             settings,
             kind=probe.kind(host, settings),
             name=intent.name,
             uuid=uuid,
             mac=view.mac_of(intent.token),
-            birth=view.birth(intent, settings.pool, own, image.name, datetime.now(UTC)),
+            birth=view.birth(intent, settings.pool, own, image.name, datetime.now(UTC), key.public if key else ""),
             paths={name.partition(".")[2]: f"{where}/{name}" for name in own},
         )
         try:
@@ -191,7 +193,7 @@ class Driver(Platform):
         """Give it its volumes and start it; a refusal undoes the launch."""
         lib = library()
         try:
-            self._make_volumes(pool, settings, image, intent)
+            self._make_volumes(pool, settings, view.seen(domain.XMLDesc(0)), image, intent)
             if settings.autostart:
                 domain.setAutostart(1)
             try:
@@ -214,19 +216,32 @@ class Driver(Platform):
                 domain.destroy()
             raise Unavailable(f"{intent.name} vanished while it was launched.", remedy="Launch it again.")
 
-    def _make_volumes(self, pool: Any, settings: chosen.Settings, image: images.Base, intent: LaunchIntent) -> None:
+    def _make_volumes(
+        self, pool: Any, settings: chosen.Settings, seen: view.Seen, image: images.Base, intent: LaunchIntent
+    ) -> None:
         below = volumes.find(pool, image.name)
         if below is None:
             raise InvalidSpec(f"launch {intent.name}: {image.name} has gone.", remedy="Build the image again.")
-        uuid, size = view.uuid_of(intent.token, intent.fingerprint), volumes.capacity(below)
+        uuid, size = seen.uuid, volumes.capacity(below)
         disk = volumes.make(pool, f"{uuid}.{volumes.DISK}", size, "qcow2", (below.path(), image.form))
         if volumes.backing(disk) != below.path():
             raise Unavailable(f"launch {intent.name}: its disk was not finished.", remedy="Launch it again.")
         volumes.make(pool, f"{uuid}.{volumes.CONSOLE}", 0, "raw")
         if settings.seed == "nocloud":
-            content = seeds.seed(intent)
+            key = self._host_key(settings, uuid)
+            if (key.public if key else "") != seen.marks.get("host_key", ""):
+                raise InvalidSpec(
+                    f"launch {intent.name}: the secret that its host key follows from has changed since it began.",
+                    remedy="Launch a new attempt.",
+                )
+            content = seeds.seed(intent, key)
             # Filled whoever made it: its maker may have died, or be slower than we are.
             volumes.write(volumes.make(pool, f"{uuid}.{volumes.SEED}", len(content), "raw"), content)
+
+    def _host_key(self, settings: chosen.Settings, uuid: str) -> identity.HostKey | None:
+        if settings.seed == "none":
+            return None
+        return identity.injected(self.connections(self.settings.connection), uuid)
 
     def _undo(self, host: Any, domain: Any) -> None:
         with suppress(library().libvirtError):
@@ -272,16 +287,20 @@ class Driver(Platform):
         status = view.state(word, reason, seen.life)
         running = status[0] is InstanceState.RUNNING
         image = images.base(_below(host, seen))
-        printed = ""
-        if keys and running:
-            printed = volumes.console(volumes.pool(host, seen.marks.get("pool", "")), seen.uuid)
+        host_keys = self._host_keys(host, seen) if keys and running else ()
         return view.instance(
             seen,
             status,
             _address(host, domain, seen) if running else "",
             image.digest if image else "",
-            view.host_keys(printed),
+            host_keys,
         )
+
+    def _host_keys(self, host: Any, seen: view.Seen) -> tuple[str, ...]:
+        """The key that we put into it, or else those that it printed on its console."""
+        if given := seen.marks.get("host_key", ""):
+            return (given,)
+        return view.host_keys(volumes.console(volumes.pool(host, seen.marks.get("pool", "")), seen.uuid))
 
 
 def _below(host: Any, seen: view.Seen) -> str:
