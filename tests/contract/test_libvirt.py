@@ -222,6 +222,19 @@ class TestLaunch:
         volume = libvirt_lab.pool.storageVolLookupByName(f"{instance.id}.qcow2").XMLDesc(0)
         assert "<format type='raw'/>" in volume
 
+    def test_no_two_machines_have_one_card(self, libvirt_lab: LibvirtLab, intent: LaunchIntent) -> None:
+        first = libvirt_lab.platform.launch(intent)
+        document = libvirt_lab.api.lookupByUUIDString(first.id).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        mac = re.search("52:54:00:[0-9a-f:]{8}", document)
+        assert mac
+        libvirt_lab.platform.terminate(first.id)
+        theirs = document.replace(first.id, str(uuid.uuid4())).replace(f"<name>{first.name}", "<name>theirs")
+        libvirt_lab.api.defineXML(theirs)
+
+        again = libvirt_lab.platform.launch(intent)
+
+        assert mac[0] not in libvirt_lab.api.lookupByUUIDString(again.id).XMLDesc(0)
+
 
 class TestMachines:
     def test_a_copy_made_by_hand_is_not_ours(self, libvirt_lab: LibvirtLab, intent: LaunchIntent) -> None:

@@ -47,9 +47,9 @@ def uuid_of(token: str, fingerprint: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, f"{token} {fingerprint}"))
 
 
-def mac_of(token: str) -> str:
-    """The hardware address that belongs to a token, in the range that QEMU and libvirt use."""
-    tail = hashlib.sha256(f"mac {token}".encode()).hexdigest()
+def mac_of(token: str, number: int = 0) -> str:
+    """The hardware address that belongs to a token, or another one by number, in the range of QEMU and libvirt."""
+    tail = hashlib.sha256(f"mac {token} {number}".encode()).hexdigest()
     return f"52:54:00:{tail[:2]}:{tail[2:4]}:{tail[4:6]}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -175,7 +176,7 @@ class Driver(Platform):
             kind=probe.kind(host, settings),
             name=intent.name,
             uuid=uuid,
-            mac=view.mac_of(intent.token),
+            mac=_free_mac(host, intent.token, uuid),
             birth=view.birth(intent, settings.pool, own, image.name, datetime.now(UTC), key.public if key else ""),
             paths={name.partition(".")[2]: f"{where}/{name}" for name in own},
         )
@@ -301,6 +302,20 @@ class Driver(Platform):
         if given := seen.marks.get("host_key", ""):
             return (given,)
         return view.host_keys(volumes.console(volumes.pool(host, seen.marks.get("pool", "")), seen.uuid))
+
+
+def _free_mac(host: Any, token: str, uuid: str) -> str:
+    """The token's hardware address, unless a domain of the host has it: with so few bits that happens.
+
+    A second machine with it would get the first one's lease.
+    """
+    taken = set()
+    for domain in host.listAllDomains(0):
+        with unless("NO_DOMAIN"):
+            seen = view.seen(domain.XMLDesc(0))
+            if seen.uuid != uuid:
+                taken.add(seen.mac)
+    return next(mac for number in itertools.count() if (mac := view.mac_of(token, number)) not in taken)
 
 
 def _below(host: Any, seen: view.Seen) -> str:
