@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -476,6 +478,32 @@ class TestHost:
         assert capfd.readouterr().err == ""
 
 
+class TestLab:
+    def test_it_starts_and_stops_as_often_as_one_likes_and_leaves_nothing_running(self) -> None:
+        from lab.libvirt_host import LibvirtHost
+
+        folder = Path(tempfile.mkdtemp(prefix="plv-", dir="/tmp"))
+        folder.chmod(0o755)
+        try:
+            host, again = LibvirtHost(folder), LibvirtHost(folder)
+            host.start()
+            pid = host.pid
+            again.start()
+            assert (again.pid, again.running) == (pid, True)
+            host.stop()
+            again.stop()
+            assert not Path(f"/proc/{pid}").exists()
+        finally:
+            LibvirtHost(folder).stop()
+            shutil.rmtree(folder)
+
+    def test_a_folder_too_deep_for_sockets_is_refused(self, tmp_path: Path) -> None:
+        from lab.libvirt_host import LibvirtHost
+
+        with pytest.raises(InvalidConfig, match="too long"):
+            LibvirtHost(tmp_path / "much-too-long-a-name").start()
+
+
 class TestKind:
     @pytest.fixture
     def host(self, libvirt_lab: LibvirtLab) -> Iterator[Any]:
@@ -486,6 +514,17 @@ class TestKind:
         from phoenix_fleet.platforms import _libvirt_probe
 
         assert _libvirt_probe.boots(host, "qemu")
+
+    def test_one_that_runs_and_says_nothing_does_not_count(self, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        from phoenix_fleet.platforms import _libvirt_probe
+
+        document = _libvirt_probe._document("qemu")
+        silent = document.replace('<bios useserial="yes" />', "")
+        assert silent != document
+        monkeypatch.setattr(_libvirt_probe, "_document", lambda _kind: silent)
+        monkeypatch.setattr(_libvirt_probe, "PATIENCE", 4)
+
+        assert not _libvirt_probe.boots(host, "qemu")
 
     def test_what_is_not_offered_does_not(self, host: Any) -> None:
         from phoenix_fleet.platforms import _libvirt_probe

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from phoenix_fleet.domain.errors import InvalidSpec, Unavailable
+from phoenix_fleet.domain.errors import Busy, InvalidSpec, Unavailable
 from phoenix_fleet.platforms import _libvirt_xml as xml
 from phoenix_fleet.platforms._libvirt_host import is_code, library, unless
 
@@ -78,7 +78,10 @@ def find(pool: Any, name: str) -> Any:
 
 
 def make(pool: Any, name: str, capacity: int, form: str, backing: tuple[str, str] | None = None) -> Any:
-    """A new volume, or the one that is there already, once it is whole."""
+    """A new volume, or the one that is there already, once it is whole.
+
+    :raises Busy: somebody else is making it, for longer than is worth waiting.
+    """
     with unless("STORAGE_VOL_EXIST"):
         return pool.createXML(xml.volume(name, capacity, form, backing), 0)
     lib = library()
@@ -92,7 +95,7 @@ def make(pool: Any, name: str, capacity: int, form: str, backing: tuple[str, str
             if not is_code(error, "OPERATION_INVALID", "NO_STORAGE_VOL"):
                 raise
         time.sleep(pause)
-    raise Unavailable(f"The volume {name} is being made by somebody for long.", remedy="Look at the pool.")
+    raise Busy(f"The volume {name} is being made by somebody for long.", remedy="Look at the pool.")
 
 
 def read(volume: Any, most: int) -> bytes:

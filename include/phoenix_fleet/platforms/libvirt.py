@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from phoenix_fleet.connections import Connections
-from phoenix_fleet.domain.errors import IntentMismatch, InvalidSpec, NotFound, NotOurs, PhoenixError, Unavailable
+from phoenix_fleet.domain.errors import Busy, IntentMismatch, InvalidSpec, NotFound, NotOurs, PhoenixError, Unavailable
 from phoenix_fleet.domain.ladder import Rung
 from phoenix_fleet.domain.models import Artefact, Instance, InstanceState, LaunchIntent
 from phoenix_fleet.domain.pacing import Quota
@@ -208,6 +208,8 @@ class Driver(Platform):
             if host.isAlive():
                 self._undo(host, domain)
             raise _refusal(intent, error) from error
+        except Busy:  # another caller is at it
+            raise
         except PhoenixError:
             self._undo(host, domain)
             raise
@@ -245,7 +247,7 @@ class Driver(Platform):
         return identity.injected(self.connections(self.settings.connection), uuid)
 
     def _undo(self, host: Any, domain: Any) -> None:
-        with suppress(library().libvirtError):
+        with suppress(library().libvirtError, PhoenixError):
             if not domain.isActive():
                 self._remove(host, domain, view.seen(domain.XMLDesc(0)))
 
@@ -352,7 +354,8 @@ def _live_on(domain: Any, word: str) -> None:
     note = view.life(word)
     both = lib.VIR_DOMAIN_AFFECT_CONFIG | lib.VIR_DOMAIN_AFFECT_LIVE
     for flags in (both, lib.VIR_DOMAIN_AFFECT_CONFIG):
-        with unless("OPERATION_INVALID"):  # it does not run
+        # It does not run; or the host's driver cannot note anything, and what libvirt itself remembers must do.
+        with unless("OPERATION_INVALID", "NO_SUPPORT"):
             domain.setMetadata(lib.VIR_DOMAIN_METADATA_ELEMENT, note, "phoenix-life", view.LIFE, flags)
             return
 
