@@ -20,12 +20,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from phoenix_fleet.connections import Connection
 from phoenix_fleet.domain.errors import (
+    AuthenticationFailed,
     CapacityExhausted,
     InUse,
     InvalidConfig,
     InvalidSpec,
     NotFound,
     NotOurs,
+    NotSupported,
     PhoenixError,
     Refused,
     Unavailable,
@@ -102,11 +104,21 @@ def fails(code: str, text: str) -> Callable[[Callable[[], Any]], Any]:
 
 
 class TestLaunch:
-    def test_a_refused_start_leaves_nothing(self, libvirt_lab: LibvirtLab, intent: LaunchIntent) -> None:
-        settings = {**libvirt_lab.settings, "kernel": "/nowhere/vmlinuz"}
-
-        with pytest.raises(PhoenixError):
-            libvirt_lab.platform.launch(dataclasses.replace(intent, settings=settings))
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"kernel": "/nowhere/vmlinuz"},
+            {"interface": "network", "network": "nowhere"},
+            {"machine": "nothing-1.0"},
+            {"domain": "xen", "kernel": "/nowhere/vmlinuz"},
+        ],
+        ids=["kernel", "network", "machine", "xen"],
+    )
+    def test_what_can_never_start_is_said_and_leaves_nothing(
+        self, libvirt_lab: LibvirtLab, intent: LaunchIntent, change: dict[str, str]
+    ) -> None:
+        with pytest.raises(InvalidSpec):
+            libvirt_lab.platform.launch(dataclasses.replace(intent, settings={**libvirt_lab.settings, **change}))
 
         assert libvirt_lab.count(intent.token) == 0
         assert libvirt_lab.left() == set()
@@ -476,6 +488,42 @@ class TestHost:
         with pytest.raises(NotFound):
             libvirt_lab.platform.get_instance(str(uuid.uuid4()))
         assert capfd.readouterr().err == ""
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("code", "text", "expected"),
+        [
+            ("NO_DOMAIN", "Domain not found", NotFound),
+            ("NO_STORAGE_VOL", "Storage volume not found", NotFound),
+            ("NO_STORAGE_POOL", "Storage pool not found", InvalidSpec),
+            ("NO_NETWORK", "Network not found", InvalidSpec),
+            ("XML_ERROR", "XML error: unknown", InvalidSpec),
+            ("CONFIG_UNSUPPORTED", "unsupported configuration", InvalidSpec),
+            ("AUTH_UNAVAILABLE", "no polkit agent available", AuthenticationFailed),
+            ("AUTH_FAILED", "authentication failed", AuthenticationFailed),
+            ("ACCESS_DENIED", "access denied", AuthenticationFailed),
+            ("SYSTEM_ERROR", "Failed to connect socket to '/x': Permission denied", AuthenticationFailed),
+            ("LIBSSH", "internal error: no match for host key", AuthenticationFailed),
+            ("INTERNAL_ERROR", "process exited while connecting to monitor: x: Permission denied", InvalidSpec),
+            ("INTERNAL_ERROR", "cannot set up guest memory 'pc.ram': Cannot allocate memory", CapacityExhausted),
+            ("NO_MEMORY", "out of memory", CapacityExhausted),
+            ("SYSTEM_ERROR", "cannot create file: Disk quota exceeded", CapacityExhausted),
+            ("NO_SUPPORT", "this function is not supported", NotSupported),
+            ("INTERNAL_ERROR", "client socket is closed", Unavailable),
+            ("RPC", "End of file while reading data", Unavailable),
+            ("INTERNAL_ERROR", "connection closed due to keepalive timeout", Unavailable),
+            ("OPERATION_TIMEOUT", "cannot acquire state change lock", Unavailable),
+            ("RESOURCE_BUSY", "resource busy", Unavailable),
+        ],
+    )
+    def test_each_has_our_word(self, code: str, text: str, expected: type[PhoenixError]) -> None:
+        from phoenix_fleet.platforms import _libvirt_host
+
+        found = _libvirt_host.failure("launch web-01", broken(code, text))
+
+        assert type(found) is expected
+        assert str(found).startswith(f"launch web-01: {text}")
 
 
 class TestLab:

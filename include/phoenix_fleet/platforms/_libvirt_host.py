@@ -110,10 +110,11 @@ def failure(what: str, error: Any) -> PhoenixError:
     for names, kind in _KINDS:
         if is_code(error, *names):
             return kind(text, remedy=_remedy(kind))
+    # First what a guest was refused: its words may be those of a refused login.
+    if any(words in lowered for words in _NEVER):
+        return InvalidSpec(text, remedy=_remedy(InvalidSpec))
     if any(words in lowered for words in _REFUSED):
         return AuthenticationFailed(text, remedy=_remedy(AuthenticationFailed))
-    if any(words in lowered for words in _NEVER):
-        return InvalidSpec(text, remedy="Correct the platform's settings in the fleet file.")
     return Unavailable(text, remedy="See that libvirtd runs there and can be reached.")
 
 
@@ -147,22 +148,28 @@ def opened(connection: Connection) -> Iterator[Any]:
 def _open_in_time(lib: Any, target: Where) -> Any:
     # Only an open connection is kept alive; one that is being opened to a host that hangs would hang for ever.
     answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    abandoned = threading.Event()
 
     def run() -> None:
         try:
-            answer.put(_open(lib, target))
-        except lib.libvirtError as error:
+            found = _open(lib, target)
+        except Exception as error:  # it belongs to whoever waits for it
             answer.put(error)
+            return
+        answer.put(found)
+        if abandoned.is_set():
+            found.close()
 
     threading.Thread(target=run, daemon=True, name="libvirt-open").start()
     try:
         found = answer.get(timeout=TIMEOUT)
     except queue.Empty:
+        abandoned.set()
         raise Unavailable(
             f"{target.shown} does not answer within {TIMEOUT:.0f} s.",
             remedy="See that libvirtd runs and is not stopped.",
         ) from None
-    if isinstance(found, lib.libvirtError):
+    if isinstance(found, Exception):
         raise found
     return found
 
