@@ -9,9 +9,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -332,6 +334,27 @@ class TestMachines:
 
         with pytest.raises(Unavailable):
             libvirt_lab.again(once(method, fails("INTERNAL_ERROR", "so sorry"))).list_instances(intent.fleet)
+
+    def test_listing_while_others_come_and_go_never_fails(self, libvirt_lab: LibvirtLab, intent: LaunchIntent) -> None:
+        stays = libvirt_lab.platform.launch(intent)
+        done = threading.Event()
+
+        def churn() -> None:
+            try:
+                for attempt in range(2, 5):
+                    going = libvirt_lab.again().launch(dataclasses.replace(intent, attempt=attempt))
+                    libvirt_lab.again().terminate(going.id)
+            finally:
+                done.set()
+
+        looks = 0
+        with ThreadPoolExecutor(1) as pool:
+            churning = pool.submit(churn)
+            while not done.is_set():
+                assert stays.id in [each.id for each in libvirt_lab.platform.list_instances(intent.fleet)]
+                looks += 1
+        churning.result()
+        assert looks > 3
 
     def test_it_knows_the_image_that_really_runs(self, libvirt_lab: LibvirtLab, intent: LaunchIntent) -> None:
         instance = libvirt_lab.platform.launch(intent)
