@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +21,9 @@ from tests.contract.platforms_fake import FakeLab
 from tests.contract.platforms_vmware import VmwareLab
 from tests.contract.platforms_vmware import opened as opened_vmware
 from tests.unit.gates.service import serving
+
+if TYPE_CHECKING:
+    from tests.contract.platforms_libvirt import LibvirtLab
 
 real = pytest.mark.docker
 
@@ -67,15 +70,37 @@ def vmware_lab(vmware_session: VmwareLab) -> Iterator[VmwareLab]:
     vmware_session.sweep()
 
 
+@pytest.fixture(scope="session")
+def libvirt_session() -> Iterator[LibvirtLab]:
+    """One private libvirtd for the whole session; every test uses a fleet and a family of its own."""
+    from tests.contract import platforms_libvirt  # its library has to be built: the other tests do without
+
+    with platforms_libvirt.opened() as lab:
+        yield lab
+
+
+@pytest.fixture
+def libvirt_lab(libvirt_session: LibvirtLab) -> Iterator[LibvirtLab]:
+    """The libvirt lab without machines."""
+    yield libvirt_session
+    libvirt_session.sweep()
+
+
 @pytest.fixture(
-    params=["fake", "ec2", pytest.param("docker", marks=real), pytest.param("vmware", marks=pytest.mark.vmware)]
+    params=[
+        "fake",
+        "ec2",
+        pytest.param("docker", marks=real),
+        pytest.param("vmware", marks=pytest.mark.vmware),
+        pytest.param("libvirt", marks=pytest.mark.libvirt),
+    ]
 )
 def platform_lab(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> FakeLab | DockerLab | Ec2Lab | VmwareLab:
+) -> FakeLab | DockerLab | Ec2Lab | VmwareLab | LibvirtLab:
     """The surroundings of one platform."""
     if request.param != "fake":
-        lab: DockerLab | Ec2Lab | VmwareLab = request.getfixturevalue(f"{request.param}_lab")
+        lab: DockerLab | Ec2Lab | VmwareLab | LibvirtLab = request.getfixturevalue(f"{request.param}_lab")
         return lab
     return FakeLab(tmp_path_factory.mktemp("fake"))
 

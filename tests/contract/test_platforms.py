@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,7 +21,10 @@ from tests.contract.platforms_ec2 import Ec2Lab
 from tests.contract.platforms_fake import FakeLab
 from tests.contract.platforms_vmware import VmwareLab
 
-Lab = FakeLab | DockerLab | Ec2Lab | VmwareLab
+if TYPE_CHECKING:
+    from tests.contract.platforms_libvirt import LibvirtLab
+
+    Lab = FakeLab | DockerLab | Ec2Lab | VmwareLab | LibvirtLab
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0000000000000000000000000000000000000000000 someone@here"
 

@@ -1,0 +1,287 @@
+"""What only libvirt can get wrong with hosts and images: keys, pools, errors, kinds of guests, the lab's own host."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
+
+from phoenix_fleet.connections import Connection
+from phoenix_fleet.domain.errors import (
+    AuthenticationFailed,
+    CapacityExhausted,
+    InUse,
+    InvalidConfig,
+    InvalidSpec,
+    NotFound,
+    NotOurs,
+    NotSupported,
+    PhoenixError,
+    Refused,
+    Unavailable,
+)
+from phoenix_fleet.domain.ladder import Rung
+from phoenix_fleet.domain.models import LaunchIntent
+from phoenix_fleet.platforms import libvirt as driver
+from tests.contract.libvirt_troubles import broken
+from tests.contract.machinery import KnownConnections
+from tests.contract.platforms_libvirt import LibvirtLab
+
+pytestmark = pytest.mark.libvirt
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0000000000000000000000000000000000000000000 someone@here"
+
+
+@pytest.fixture
+def fleet() -> str:
+    return f"t{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def intent(libvirt_lab: LibvirtLab, fleet: str) -> LaunchIntent:
+    return LaunchIntent(
+        fleet=fleet,
+        slot=f"{fleet}-01",
+        purpose="rollout-1",
+        attempt=1,
+        family="lab",
+        version="2026.11-1",
+        artefact=libvirt_lab.standard,
+        authorized_key=KEY,
+        settings=libvirt_lab.settings,
+    )
+
+
+class TestHostKeys:
+    @pytest.fixture
+    def secret(self, libvirt_lab: LibvirtLab) -> Iterator[Callable[[str], None]]:
+        plain = libvirt_lab.connections
+
+        def use(text: str) -> None:
+            extra = {**plain("libvirt").extra, "host_key_secret": text}
+            libvirt_lab.connections = libvirt_lab.platform.connections = KnownConnections(
+                Connection("libvirt", extra=extra)
+            )
+
+        yield use
+        libvirt_lab.connections = libvirt_lab.platform.connections = plain
+
+    def test_the_one_that_we_put_into_it_counts_whatever_the_console_says(
+        self, libvirt_lab: LibvirtLab, intent: LaunchIntent, secret: Callable[[str], None]
+    ) -> None:
+        secret("s" * 40)
+        instance = libvirt_lab.platform.launch(intent)
+
+        (key,) = libvirt_lab.platform.get_instance(instance.id).host_keys
+
+        user = libvirt_lab.user_data(instance.id)
+        assert user["ssh_keys"]["ed25519_public"] == key
+        private = load_ssh_private_key(user["ssh_keys"]["ed25519_private"].encode(), None)
+        public = private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+        assert public.decode() == key
+        assert user["ssh_keys"]["ed25519_private"] not in libvirt_lab.api.lookupByUUIDString(instance.id).XMLDesc(0)
+        other = libvirt_lab.platform.launch(dataclasses.replace(intent, attempt=2))
+        assert libvirt_lab.platform.get_instance(other.id).host_keys != (key,)
+
+    def test_another_secret_half_way_is_another_attempt(
+        self, libvirt_lab: LibvirtLab, intent: LaunchIntent, secret: Callable[[str], None]
+    ) -> None:
+        secret("s" * 40)
+        libvirt_lab.crash_in_launch(intent)
+        secret("t" * 40)
+
+        with pytest.raises(InvalidSpec, match="secret"):
+            libvirt_lab.platform.launch(intent)
+
+        assert libvirt_lab.count(intent.token) == 0
+        assert libvirt_lab.left() == set()
+
+    def test_a_short_secret_is_refused(
+        self, libvirt_lab: LibvirtLab, intent: LaunchIntent, secret: Callable[[str], None]
+    ) -> None:
+        secret("short")
+        with pytest.raises(InvalidConfig, match="host_key_secret") as caught:
+            libvirt_lab.platform.launch(intent)
+        assert "'short'" not in str(caught.value)
+
+
+class TestImages:
+    def test_a_released_version_has_one_digest(self, libvirt_lab: LibvirtLab, fleet: str) -> None:
+        first, second = (libvirt_lab.artefact(fleet, "2026.11-1") for _ in range(2))
+        libvirt_lab.platform.tag_image(first, Rung.RELEASED)
+
+        with pytest.raises(Refused, match=first.digest):
+            libvirt_lab.platform.tag_image(second, Rung.RELEASED)
+
+    def test_images_of_others_are_neither_tagged_nor_deleted(self, libvirt_lab: LibvirtLab, fleet: str) -> None:
+        artefact = libvirt_lab.artefact(fleet, "2026.11-1", ours=False)
+
+        for call in (
+            lambda: libvirt_lab.platform.tag_image(artefact, Rung.TESTED),
+            lambda: libvirt_lab.platform.delete_image(artefact),
+        ):
+            with pytest.raises(NotOurs):
+                call()
+        assert any("somebody" in volume.name() for volume in libvirt_lab.pool.listAllVolumes(0))
+
+    def test_a_disk_of_anybody_keeps_its_image(self, libvirt_lab: LibvirtLab, fleet: str) -> None:
+        artefact = libvirt_lab.artefact(fleet, "2026.11-1")
+        base = artefact.reference.partition("/")[2].partition("@")[0]
+        path = libvirt_lab.host.pool_folder / base
+        libvirt_lab.pool.createXML(
+            "<volume><name>theirs.qcow2</name><capacity>1048576</capacity><target><format type='qcow2'/></target>"
+            f"<backingStore><path>{path}</path><format type='raw'/></backingStore></volume>",
+            0,
+        )
+        with pytest.raises(InUse, match=r"theirs\.qcow2"):
+            libvirt_lab.platform.delete_image(artefact)
+        assert path.exists()
+
+    def test_what_a_build_drops_into_the_folder_is_seen(self, libvirt_lab: LibvirtLab, fleet: str) -> None:
+        name = f"phoenix-fleet_{fleet}_2026.11-1_{'a' * 64}.qcow2"
+        (libvirt_lab.host.pool_folder / name).write_bytes(b"x")
+
+        ((artefact, marks),) = libvirt_lab.platform.list_images(fleet)
+
+        assert (artefact.reference, marks["status"]) == (f"phoenix/{name}@sha256:{'a' * 64}", "candidate")
+        libvirt_lab.platform.delete_image(artefact)
+        assert not (libvirt_lab.host.pool_folder / name).exists()
+
+
+class TestHost:
+    def test_a_socket_that_is_not_there(self, libvirt_lab: LibvirtLab, tmp_path: Path) -> None:
+        away = connected(libvirt_lab, f"qemu:///system?socket={tmp_path}/none")
+        with pytest.raises(Unavailable, match=r"extra\.uri"):
+            away.list_instances("web")
+
+    def test_a_host_that_nobody_knows_is_told_without_the_key(self, libvirt_lab: LibvirtLab, tmp_path: Path) -> None:
+        for name in ("id", "known"):
+            (tmp_path / name).write_text("")
+        extra = {"uri": "qemu+ssh://root@127.0.0.1:1/system", "key_file": f"{tmp_path}/id"}
+        platform = driver.Driver(
+            libvirt_lab.platform.settings,
+            KnownConnections(Connection("libvirt", extra={**extra, "known_hosts": f"{tmp_path}/known"})),
+        )
+        with pytest.raises((Unavailable, InvalidConfig)) as caught:
+            platform.list_instances("web")
+        assert "key_file" not in str(caught.value)
+        assert str(tmp_path / "id") not in str(caught.value)
+
+    def test_libvirt_itself_prints_nothing(self, libvirt_lab: LibvirtLab, capfd: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(NotFound):
+            libvirt_lab.platform.get_instance(str(uuid.uuid4()))
+        assert capfd.readouterr().err == ""
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("code", "text", "expected"),
+        [
+            ("NO_DOMAIN", "Domain not found", NotFound),
+            ("NO_STORAGE_VOL", "Storage volume not found", NotFound),
+            ("NO_STORAGE_POOL", "Storage pool not found", InvalidSpec),
+            ("NO_NETWORK", "Network not found", InvalidSpec),
+            ("XML_ERROR", "XML error: unknown", InvalidSpec),
+            ("CONFIG_UNSUPPORTED", "unsupported configuration", InvalidSpec),
+            ("AUTH_UNAVAILABLE", "no polkit agent available", AuthenticationFailed),
+            ("AUTH_FAILED", "authentication failed", AuthenticationFailed),
+            ("ACCESS_DENIED", "access denied", AuthenticationFailed),
+            ("SYSTEM_ERROR", "Failed to connect socket to '/x': Permission denied", AuthenticationFailed),
+            ("LIBSSH", "internal error: no match for host key", AuthenticationFailed),
+            ("INTERNAL_ERROR", "process exited while connecting to monitor: x: Permission denied", InvalidSpec),
+            ("INTERNAL_ERROR", "cannot set up guest memory 'pc.ram': Cannot allocate memory", CapacityExhausted),
+            ("NO_MEMORY", "out of memory", CapacityExhausted),
+            ("SYSTEM_ERROR", "cannot create file: Disk quota exceeded", CapacityExhausted),
+            ("NO_SUPPORT", "this function is not supported", NotSupported),
+            ("INTERNAL_ERROR", "client socket is closed", Unavailable),
+            ("RPC", "End of file while reading data", Unavailable),
+            ("INTERNAL_ERROR", "connection closed due to keepalive timeout", Unavailable),
+            ("OPERATION_TIMEOUT", "cannot acquire state change lock", Unavailable),
+            ("RESOURCE_BUSY", "resource busy", Unavailable),
+        ],
+    )
+    def test_each_has_our_word(self, code: str, text: str, expected: type[PhoenixError]) -> None:
+        from phoenix_fleet.platforms import _libvirt_host
+
+        found = _libvirt_host.failure("launch web-01", broken(code, text))
+
+        assert type(found) is expected
+        assert str(found).startswith(f"launch web-01: {text}")
+
+
+class TestLab:
+    def test_it_starts_and_stops_as_often_as_one_likes_and_leaves_nothing_running(self) -> None:
+        from lab.libvirt_host import LibvirtHost
+
+        folder = Path(tempfile.mkdtemp(prefix="plv-", dir="/tmp"))
+        folder.chmod(0o755)
+        try:
+            host, again = LibvirtHost(folder), LibvirtHost(folder)
+            host.start()
+            pid = host.pid
+            again.start()
+            assert (again.pid, again.running) == (pid, True)
+            host.stop()
+            again.stop()
+            assert not Path(f"/proc/{pid}").exists()
+        finally:
+            LibvirtHost(folder).stop()
+            shutil.rmtree(folder)
+
+    def test_a_folder_too_deep_for_sockets_is_refused(self, tmp_path: Path) -> None:
+        from lab.libvirt_host import LibvirtHost
+
+        with pytest.raises(InvalidConfig, match="too long"):
+            LibvirtHost(tmp_path / "much-too-long-a-name").start()
+
+
+class TestKind:
+    @pytest.fixture
+    def host(self, libvirt_lab: LibvirtLab) -> Iterator[Any]:
+        yield libvirt_lab.api
+        assert not [domain for domain in libvirt_lab.api.listAllDomains(0) if "probe" in domain.name()]
+
+    def test_an_emulated_guest_boots(self, host: Any) -> None:
+        from phoenix_fleet.platforms import _libvirt_probe
+
+        assert _libvirt_probe.boots(host, "qemu")
+
+    def test_one_that_runs_and_says_nothing_does_not_count(self, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        from phoenix_fleet.platforms import _libvirt_probe
+
+        document = _libvirt_probe._document("qemu")
+        silent = document.replace('<bios useserial="yes" />', "")
+        assert silent != document
+        monkeypatch.setattr(_libvirt_probe, "_document", lambda _kind: silent)
+        monkeypatch.setattr(_libvirt_probe, "PATIENCE", 4)
+
+        assert not _libvirt_probe.boots(host, "qemu")
+
+    def test_what_is_not_offered_does_not(self, host: Any) -> None:
+        from phoenix_fleet.platforms import _libvirt_probe
+
+        assert not _libvirt_probe.boots(host, "hvf")
+
+    def test_auto_tries_once_and_takes_what_boots(self, libvirt_lab: LibvirtLab, host: Any) -> None:
+        from phoenix_fleet.platforms import _libvirt_probe
+
+        _libvirt_probe._known.clear()
+        settings = libvirt_lab.again(domain="auto").settings
+        kind = _libvirt_probe.kind(host, settings)
+        begun = time.monotonic()
+
+        assert kind == ("kvm" if _libvirt_probe.boots(host, "kvm") else "qemu")
+        between = time.monotonic()
+        assert _libvirt_probe.kind(host, settings) == kind
+        assert time.monotonic() - between < max(0.05, between - begun)
+
+
+def connected(lab: LibvirtLab, uri: str) -> driver.Driver:
+    return driver.Driver(lab.platform.settings, KnownConnections(Connection("libvirt", extra={"uri": uri})))
