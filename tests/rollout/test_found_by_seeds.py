@@ -17,7 +17,7 @@ from phoenix_fleet.domain.steps import Step
 from phoenix_fleet.domain.windows import Version
 from phoenix_fleet.gates import fake as fake_gate
 from tests.rollout.acts import old_machine, reach
-from tests.rollout.scene import NEW, OLD, START, Scene, no_connections
+from tests.rollout.scene import LEASE, NEW, OLD, START, Scene, no_connections
 from tests.unit.domain.fleet_of import ABSENT, NOW, SHAPE, TARGET, machine, seen
 
 Stage = Callable[..., Scene]
@@ -280,3 +280,27 @@ def test_what_drains_is_not_taken_away_while_the_floor_is_broken(stage: Stage) -
     taken = next(each for each in scene.platform.calls("terminate") if each.subject == drained["id"])
     assert in_its_place.at < taken.at
     assert scene.versions() == {slot: [str(newer)] for slot in scene.fleet.slots}
+
+
+@pytest.mark.parametrize("method", ["launch", "admit", "drain", "remove", "terminate"])
+def test_of_a_call_whose_caller_was_killed_the_outcome_is_known_in_the_end(stage: Stage, method: str) -> None:
+    """Found by the campaign on real processes: the call was made, and the kill came before that was written down."""
+    scene = stage(size=2)
+    rollout, killed = scene.open(), []
+
+    def kill(position: str, made: str, subject: str) -> None:
+        if (
+            (position, made) == ("after", method)
+            and rollout.purpose in str(scene.catalog.intents.pending())
+            and not killed
+        ):
+            killed.append(subject)
+            raise KeyboardInterrupt
+
+    scene.on_call = kill
+    with pytest.raises(KeyboardInterrupt):
+        scene.run(rollout)
+    assert [each.outcome for each in scene.catalog.intents.pending()] == [None]
+    scene.clock.advance(2 * LEASE)
+    assert scene.run(rollout).state is RolloutState.DONE
+    assert scene.catalog.intents.pending() == []

@@ -25,10 +25,10 @@ _ONE = select(INTENTS).where(INTENTS.c.id == bindparam("number"))
 _CHANGE = update(INTENTS).where(INTENTS.c.id == bindparam("number"))
 _ADD = insert(INTENTS)
 _OPEN = or_(INTENTS.c.outcome.is_(None), INTENTS.c.outcome == "unknown")
-_FORSAKEN = (
+_UNSETTLED = (
     select(INTENTS)
     .join(ROLLOUTS, ROLLOUTS.c.id == INTENTS.c.rollout_id)
-    .where(ROLLOUTS.c.fleet == bindparam("fleet"), INTENTS.c.slot == bindparam("slot"), INTENTS.c.outcome.is_(None))
+    .where(ROLLOUTS.c.fleet == bindparam("fleet"), INTENTS.c.slot == bindparam("slot"), _OPEN)
     .order_by(INTENTS.c.id)
 )
 _TOLD_TO_TERMINATE = select(INTENTS.c.target, INTENTS.c.params).where(
@@ -124,13 +124,13 @@ class IntentStore:
         """Intents whose call may or may not have been made, oldest first; of one purpose, or of all."""
         return self._list(_OPEN, purpose)
 
-    def forsaken(self, fleet: str, slot: str) -> list[IntentRecord]:
-        """Intents of any rollout on that slot of which nobody said how they ended, oldest first.
+    def unsettled(self, fleet: str, slot: str) -> list[IntentRecord]:
+        """Intents of any rollout on that slot of which it is not known whether their call was made, oldest first.
 
-        For whoever has the slot: another caller must have died, or is so slow that it lost it.
+        Of one without any outcome its caller must have died, or be so slow that it lost the slot to whoever asks.
         """
         with self._database.look() as connection:
-            return [to_intent(row) for row in connection.execute(_FORSAKEN, {"fleet": fleet, "slot": slot})]
+            return [to_intent(row) for row in connection.execute(_UNSETTLED, {"fleet": fleet, "slot": slot})]
 
     def told_to_terminate(self, since: datetime) -> dict[str, str]:
         """The idempotency token of every instance whose termination was begun and not refused, by the instance's id.

@@ -8,7 +8,7 @@ from datetime import timedelta
 from phoenix_fleet.domain.errors import InUse, NotFound
 from phoenix_fleet.domain.models import Backend, Instance, InstanceState
 from phoenix_fleet.domain.planner import Decision
-from phoenix_fleet.rollout import gone
+from phoenix_fleet.rollout import gone, pending
 from phoenix_fleet.rollout.progress import AT_ONCE, SOON, Failing, Waiting, pause, plain, soon, words
 from phoenix_fleet.rollout.replacement import Identity, Replacement
 
@@ -41,6 +41,7 @@ def retire(
         now=work.now,
     )
     if look.gone:
+        pending.settle_gone(work, machine)
         return _forget(work, machine)
     if look.instance is None:
         now = work.now

@@ -57,19 +57,21 @@ def test_an_unknown_outcome_is_still_pending(catalog: Catalog) -> None:
     assert catalog.intents.pending() == []
 
 
-def test_what_nobody_settled_is_known_by_fleet_and_slot_whichever_rollout_it_was_of(catalog: Catalog) -> None:
+def test_what_is_unsettled_is_known_by_fleet_and_slot_whichever_rollout_it_was_of(catalog: Catalog) -> None:
     first = must_claim(catalog, open_rollout(catalog))
     mine = begin(catalog, ticket=first, token="mine")
     told = begin(catalog, ticket=first, token="told")
-    catalog.intents.outcome(told.id, "unknown", {})
+    unknown = catalog.intents.outcome(told.id, "unknown", {})
+    done = begin(catalog, ticket=first, token="done")
+    catalog.intents.outcome(done.id, "done", {})
     theirs = begin(catalog, ticket=must_claim(catalog, open_rollout(catalog, fleet="api")), purpose="rollout-2")
     catalog.rollouts.cancel("web", actor="alice", reason="changed her mind")
     again = must_claim(catalog, open_rollout(catalog, run="run-2"))
     also = begin(catalog, ticket=again, purpose="rollout-3")
     assert mine.slot == theirs.slot == also.slot
-    assert catalog.intents.forsaken("web", mine.slot) == [mine, also]
-    assert catalog.intents.forsaken("api", mine.slot) == [theirs]
-    assert catalog.intents.forsaken("web", "web-09") == []
+    assert catalog.intents.unsettled("web", mine.slot) == [mine, unknown, also]
+    assert catalog.intents.unsettled("api", mine.slot) == [theirs]
+    assert catalog.intents.unsettled("web", "web-09") == []
 
 
 def test_done_stays_done_whatever_a_slower_caller_says(catalog: Catalog) -> None:
