@@ -277,8 +277,8 @@ def test_what_drains_is_not_taken_away_while_the_floor_is_broken(stage: Stage) -
     newer, before = scene.release(Version.parse("2026.11-2")).version, len(scene.platform.calls("launch"))
     assert scene.run(scene.open("run-2", newer)).state is RolloutState.DONE
     in_its_place = scene.platform.calls("launch")[before]
-    taken = next(each for each in scene.platform.calls("terminate") if each.subject == drained["id"])
-    assert in_its_place.at < taken.at
+    taken = [*scene.balancer.calls("remove"), *scene.platform.calls("terminate")]
+    assert in_its_place.at < min(each.at for each in taken if each.subject in (drained["id"], drained["name"]))
     assert scene.versions() == {slot: [str(newer)] for slot in scene.fleet.slots}
 
 
@@ -304,3 +304,19 @@ def test_of_a_call_whose_caller_was_killed_the_outcome_is_known_in_the_end(stage
     scene.clock.advance(2 * LEASE)
     assert scene.run(rollout).state is RolloutState.DONE
     assert scene.catalog.intents.pending() == []
+
+
+def test_what_drains_goes_where_only_its_own_slot_can_make_up_for_it(stage: Stage) -> None:
+    """Seed 34 of the mid-states: what serves beside it fell sick, and all others serve."""
+    scene = stage(size=3, max_surge="1", max_unavailable="0")
+    engine, ticket = reach(scene, Step.DRAIN)
+    drained = old_machine(scene, "web-01")
+    scene.balancer.set_connections(drained["name"], 3)
+    scene.drive(engine, ticket, until=lambda progress: drained["name"] not in scene.serving())
+    scene.catalog.rollouts.cancel("web", actor="alice", reason="a newer one is out")
+    scene.balancer.set_connections(drained["name"], 0)
+    (sick,) = [each for each in scene.living().values() if each["version"] == str(NEW)]
+    scene.balancer.set_health(sick["name"], False)
+    newer = scene.release(Version.parse("2026.11-2")).version
+    assert scene.run(scene.open("run-2", newer)).state is RolloutState.DONE
+    scene.check_at_rest(newer)

@@ -155,6 +155,8 @@ def _spare(work: Replacement, observed: Observed, left_over: Identity) -> Decisi
     drains = seen is not None and observed.backend(seen).state is Backend.DRAINING
     if not drains or work.facts.get(f"drained {left_over.id}"):
         return Decision(True, "it did not serve before this attempt either")
+    if not planner.find_dark(observed, [slot for slot in work.shape.slots if slot != work.name]):
+        return Decision(True, "only what is launched in its own slot can make up for what is missing")
     most = work.shape.budget.max_unavailable
     return planner.check_floor(work.shape.size, most, observed, left_over.id, counted=True)
 
