@@ -167,9 +167,12 @@ def look_into(chaos: Chaos, why: str) -> None:
 
 
 def remove_twin(chaos: Chaos) -> None:
-    """Of two that somebody put into one slot, both on the release, only a person may take one away (I13)."""
-    scene, seen = chaos.scene, set()
-    for key, machine in sorted(scene.living().items()):
+    """Of two that somebody put into one slot, both on the release, only a person may take one away (I13).
+
+    The one that does not serve, if one of them does not: the other may be all that the floor has left.
+    """
+    scene, seen, serving = chaos.scene, set(), set(chaos.scene.serving())
+    for key, machine in sorted(scene.living().items(), key=lambda each: (each[1]["name"] not in serving, each[0])):
         if (machine["fleet"], machine["version"]) != ("web", str(NEWER)):
             continue
         if machine["slot"] in seen:
