@@ -9,8 +9,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tests.simulator.campaign import REPORT, Result, campaign, explain, report
+from tests.simulator.campaign import Result, campaign, explain
 from tests.simulator.play import play
+from tests.simulator.reporting import REPORT, add, commit, leg_of
 
 app = typer.Typer(add_completion=False)
 console = Console(stderr=True)
@@ -22,7 +23,8 @@ def main(
     seeds: Annotated[int, typer.Option(help="How many seeds to play.")] = 200_000,
     first: Annotated[int, typer.Option("--from", help="The first of them.")] = 0,
     processes: Annotated[int, typer.Option(min=1, help="How many at once.")] = 2,
-    output: Annotated[Path, typer.Option(help="Where the report goes.")] = REPORT,
+    leg: Annotated[int, typer.Option(min=1, help="So many seeds are played between two reports.")] = 200,
+    output: Annotated[Path, typer.Option(help="Where the report goes, and what it is made of.")] = REPORT,
 ) -> None:
     """Play seeds: one as a story, or many as a campaign."""
     if seed is not None:
@@ -38,11 +40,13 @@ def main(
             if result.violation:
                 progress.console.print(explain(result), markup=False, highlight=False)
 
-        tally = campaign(first, seeds, processes, told)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(report(tally), encoding="utf-8")
-    console.print(f"{tally.seeds} seeds, {len(tally.broken)} violations: {output}", highlight=False)
-    raise typer.Exit(1 if tally.broken else 0)
+        tried, broken = commit(), 0
+        for start in range(first, first + seeds, leg):
+            tally = campaign(start, min(leg, first + seeds - start), processes, told)
+            broken += len(tally.broken)
+            add(leg_of(tally, tried), output)
+    console.print(f"{seeds} seeds, {broken} violations: {output}", highlight=False)
+    raise typer.Exit(1 if broken else 0)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,16 @@
-"""Many seeds in several processes: what was counted, what was violated, and the report about it."""
+"""Many seeds in several processes: what was counted and what was violated."""
 
 from __future__ import annotations
 
 import multiprocessing
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tests.simulator.play import play
 from tests.simulator.scenario import BAD_IMAGE
 
-ROOT = Path(__file__).resolve().parents[2]
-REPORT = ROOT / "docs" / "reports" / "simulator.md"
 CHUNK = 4
 """So many seeds are handed to a process at a time."""
 
@@ -103,49 +99,6 @@ def explain(result: Result) -> str:
             f"  again: python -m tests.simulator {result.seed}",
         ]
     )
-
-
-def commit() -> str:
-    """The commit that was tried, and whether anything was changed since."""
-    git = ["git", "-C", str(ROOT)]
-    try:
-        told = subprocess.run([*git, "describe", "--always", "--dirty"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return told.stdout.strip()
-
-
-def report(tally: Tally) -> str:
-    """The campaign as a page."""
-    rate = tally.seeds / tally.seconds if tally.seconds else 0.0
-    lines = [
-        "# The last campaign of the simulator",
-        "",
-        "Written by `scripts/simulator`. Each seed is one fleet replaced by the real engine over the real SQL, with",
-        "the invariants judged by the truth of the fake world after every step and at every call.",
-        "",
-        "| What | Figure |",
-        "|---|---|",
-        f"| commit | {commit()} |",
-        f"| seeds | {tally.seeds} ({tally.first} to {tally.first + tally.seeds - 1}) |",
-        f"| rollouts opened | {tally.rollouts} |",
-        f"| machines in all, largest fleet | {tally.machines}, {tally.largest} |",
-        f"| steps of the engine | {tally.struck['steps']} |",
-        f"| calls that change something, each held against the laws | {tally.struck['calls that change something']} |",
-        f"| violations | {len(tally.broken)} |",
-        f"| seeds per second | {rate:.2f} |",
-        "",
-        "Each trouble, the seeds that had it drawn, and how often it struck where that is counted:",
-        "",
-        "| Trouble | Seeds | Strikes |",
-        "|---|---|---|",
-    ]
-    for kind in sorted(tally.by_trouble):
-        lines.append(f"| {kind} | {tally.by_trouble[kind]} | {tally.struck.get(kind, '') or ''} |")
-    if tally.broken:
-        lines += ["", "## Violations", ""]
-        lines += [f"- seed {each.seed}: {each.violation}" for each in sorted(tally.broken, key=lambda each: each.seed)]
-    return "\n".join(lines) + "\n"
 
 
 def bad_seeds(first: int, count: int) -> list[int]:

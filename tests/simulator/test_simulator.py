@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ from phoenix_fleet.domain import planner
 from phoenix_fleet.domain.fleets import Decision
 from phoenix_fleet.rollout import going_away
 from phoenix_fleet.rollout.planning import shape_of
-from tests.simulator.campaign import ROOT, campaign, explain
+from tests.simulator.campaign import campaign, explain
 from tests.simulator.database import OLD
 from tests.simulator.play import Play, play
+from tests.simulator.reporting import ROOT, add, leg_of
 from tests.simulator.scenario import BAD_IMAGE
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -99,3 +101,17 @@ def test_a_sample_of_seeds() -> None:
     assert tally.seeds == SAMPLE
     assert not tally.broken, "\n".join(map(explain, tally.broken))
     assert len(tally.by_trouble) >= 12
+
+
+def test_a_report_adds_its_legs_up(tmp_path: Path) -> None:
+    output = tmp_path / "simulator.md"
+    tally = campaign(0, 2, processes=1)
+    add(leg_of(tally, "abc"), output)
+    after = replace(leg_of(tally, "abc"), first=2)
+    (one,) = add(after, output)
+    assert (one.first, one.seeds, one.rollouts) == (0, 4, 2 * tally.rollouts)
+    assert len(add(replace(after, first=2, broken={"3": "I3 was broken"}), output)) == 2
+    text = output.read_text()
+    assert "| seeds | 6 |" in text
+    assert "| abc | 0 to 3 |" in text
+    assert "- seed 3 on abc: I3 was broken" in text
