@@ -103,4 +103,20 @@ MUTANTS = (
         "if dark or not dark:",
         ("rollout/test_giving_way.py::test_what_died_behind_the_first_goes_before_it",),
     ),
+    Mutant(
+        "old-one-that-drains-does-not-count",
+        "I3: what an earlier attempt told to drain may be all that is missing",
+        "rollout/going_away.py",
+        "status.state in (Backend.HEALTHY, Backend.DRAINING)",
+        "status.state is Backend.HEALTHY",
+        (f"{_SEEDS}test_an_old_one_that_an_earlier_attempt_told_to_drain_stays_while_the_floor_is_broken",),
+    ),
+    Mutant(
+        "in-hand-is-meant-to-be-dark",
+        "I26: what died by itself counts, also in a slot that is in hand",
+        "rollout/replacement.py",
+        "if _taken_out(each)}",
+        "if each.step not in (None, Step.CHECK)}",
+        (f"{_SEEDS}test_an_old_one_that_died_by_itself_counts_in_a_meltdown_although_its_slot_is_in_hand",),
+    ),
 )

@@ -16,11 +16,25 @@ from phoenix_fleet.domain.planner import view_slot
 from phoenix_fleet.domain.steps import Step
 from phoenix_fleet.domain.windows import Version
 from phoenix_fleet.gates import fake as fake_gate
-from tests.rollout.acts import old_machine, reach
+from tests.rollout.acts import mutations, new_machine, old_machine, reach
 from tests.rollout.scene import LEASE, NEW, OLD, START, Scene, no_connections
 from tests.unit.domain.fleet_of import ABSENT, NOW, SHAPE, TARGET, machine, seen
 
 Stage = Callable[..., Scene]
+
+
+def without_sight(scene: Scene, act: Callable[[], object]) -> None:
+    """Do that while the platform lists nothing."""
+
+    def fail(position: str, method: str, subject: str) -> None:
+        if (position, method) == ("before", "list_instances"):
+            raise Unavailable("the platform does not answer.")
+
+    scene.on_call, before = fail, scene.on_call
+    try:
+        act()
+    finally:
+        scene.on_call = before
 
 
 def test_an_extra_machine_launched_by_hand_does_not_take_the_room_for_good(stage: Stage) -> None:
@@ -320,3 +334,40 @@ def test_what_drains_goes_where_only_its_own_slot_can_make_up_for_it(stage: Stag
     newer = scene.release(Version.parse("2026.11-2")).version
     assert scene.run(scene.open("run-2", newer)).state is RolloutState.DONE
     scene.check_at_rest(newer)
+
+
+def test_an_old_one_that_an_earlier_attempt_told_to_drain_stays_while_the_floor_is_broken(stage: Stage) -> None:
+    """Seed 10384: nothing was to be seen for so long that it could not be brought back, and others died meanwhile."""
+    scene = stage(size=3, max_surge="1", max_unavailable="0")
+    engine, ticket = reach(scene, Step.DRAIN)
+    drained, died, new = old_machine(scene, "web-01"), old_machine(scene, "web-02"), new_machine(scene)
+    scene.balancer.set_connections(drained["name"], 3)
+    scene.drive(engine, ticket, until=lambda progress: drained["name"] not in scene.serving())
+    with pytest.raises(StepFailed, match="our own view is broken"):
+        without_sight(scene, lambda: scene.drive(engine, ticket))
+    for each in (new, died):
+        scene.platform.set_state(each["id"], InstanceState.GONE)
+    scene.balancer.set_connections(drained["name"], 0)
+    scene.catalog.rollouts.resume("web", actor="alice", reason="it is to be seen again")
+    before = len(scene.platform.calls("launch"))
+    assert scene.run(engine.rollout).state is RolloutState.DONE
+    # One in its own place, and one in that of the dead one, before it goes.
+    launched = scene.platform.calls("launch")[before:]
+    taken = [*scene.balancer.calls("remove"), *scene.platform.calls("terminate")]
+    gone = min(each.at for each in taken if each.subject in (drained["id"], drained["name"]))
+    assert sum(each.at < gone for each in launched) == 2
+    assert scene.versions() == {slot: [str(NEW)] for slot in scene.fleet.slots}
+    assert len(scene.serving()) == scene.fleet.size
+
+
+def test_an_old_one_that_died_by_itself_counts_in_a_meltdown_although_its_slot_is_in_hand(stage: Stage) -> None:
+    """Seed 10470: without surge a slot in hand is meant to be dark, but only where we made it so."""
+    scene = stage(size=3, max_surge="0", max_unavailable="1")
+    engine, ticket = reach(scene, Step.DRAIN)
+    old = old_machine(scene, ticket.slot)
+    for each in scene.living().values():
+        scene.platform.set_state(each["id"], InstanceState.GONE if each["id"] == old["id"] else InstanceState.FAILED)
+        scene.balancer.set_health(each["name"], False)
+    with pytest.raises(StepFailed, match="3 of 3 are out of service"):
+        scene.drive(engine, ticket)
+    assert mutations(scene) == len(scene.fleet.slots) * 2, "those that made the fleet"

@@ -23,12 +23,14 @@ def drain(work: Replacement) -> Result:
     if difference := old.difference(instance):
         raise Failing(f"what stands there is not {old.name} any more: {difference}", hands_off=True)
     status = work.status(instance)
-    decision = _may_go(work, old)
+    began = work.facts.get("drain_began")
+    served = work.facts.get("old_served") if began else _counts(instance, status)
+    decision = _may_go(work, old, served)
     if not decision.allowed:
         return _held(work, f"{old.name} has to stay: {decision.reason}")
-    if not work.facts.get("drain_began"):
+    if not began:
         now = work.now
-        work.note(drain_began=now.isoformat(), old_served=_serves(instance, status), **seen_since("drained", now, now))
+        work.note(drain_began=now.isoformat(), old_served=served, **seen_since("drained", now, now))
     if not work.has_balancer:
         return Moved("there is no balancer to drain at")
     idle = status.state in (Backend.DRAINING, Backend.ABSENT)
@@ -77,7 +79,7 @@ def terminate(work: Replacement) -> Result:
         return Moved("there was no instance to terminate")
 
     def allowed() -> Decision:
-        decision = _may_go(work, old)
+        decision = _may_go(work, old, work.facts.get("old_served"))
         if not decision.allowed and not work.facts.get(f"asked {old.id}"):
             raise Failing(f"{old.name} has to stay: {decision.reason}")
         return decision
@@ -87,12 +89,11 @@ def terminate(work: Replacement) -> Result:
     return waiting or Moved(f"{old.name} is gone")
 
 
-def _serves(instance: Instance, status: BackendStatus) -> bool:
-    return instance.state is InstanceState.RUNNING and status.state is Backend.HEALTHY
+def _counts(instance: Instance, status: BackendStatus) -> bool:
+    """Whether it serves, or could again at once: what an earlier attempt told to drain may be all that is missing."""
+    return instance.state is InstanceState.RUNNING and status.state in (Backend.HEALTHY, Backend.DRAINING)
 
 
-def _may_go(work: Replacement, old: Identity) -> Decision:
+def _may_go(work: Replacement, old: Identity, served: bool | None) -> Decision:
     new = work.new
-    return planner.may_take_out(
-        work.shape, work.observe(), old.id, new.id if new else "", counted=work.facts.get("old_served")
-    )
+    return planner.may_take_out(work.shape, work.observe(), old.id, new.id if new else "", counted=served)

@@ -222,7 +222,7 @@ class Replacement:
         excused = set(rollouts.unfilled(rollout))
         if not self.shape.budget.max_surge:
             # Without surge the old one goes before the new one comes, so those in hand are dark for a while.
-            excused |= {each.slot for each in rollouts.under_way(rollout) if each.step not in (None, Step.CHECK)}
+            excused |= {each.slot for each in rollouts.under_way(rollout) if _taken_out(each)}
         expected = bool(seen.instances) or rollouts.is_expected(rollout)
         braking = check_brake(self.shape, brake_of(self.fleet), seen, excused=excused, expected=expected)
         if braking.state == "blind":
@@ -328,6 +328,11 @@ class Replacement:
         result = {"instance": reply.id} if isinstance(reply, Instance) else {}
         intents.outcome(intent.id, "done", result)
         return reply
+
+
+def _taken_out(slot: SlotRecord) -> bool:
+    """Whether it is dark because we took its old instance out: one that died by itself is no more meant than others."""
+    return any(kept and fact.startswith(("drain_asked", "drained ", "asked ")) for fact, kept in slot.facts.items())
 
 
 def seen_since(fact: str, since: datetime, now: datetime) -> dict[str, str]:
