@@ -14,6 +14,7 @@ import sys
 _HEAVY = (
     "airflow.dag_processing.bundles.local",
     "airflow.sdk.execution_time.cache",
+    "airflow.sdk.execution_time.supervisor",
     "alembic",
     "docker",
     "httpx",
@@ -39,6 +40,13 @@ if any("scheduler" in argument for argument in sys.argv):
         # A module that does not load here fails in the task that needs it, where its message can be read.
         with contextlib.suppress(Exception):
             importlib.import_module(_name)
+    # What each task would set up for itself: the catalog's tables, and in each worker the certificates that Airflow's
+    # own client trusts (60 ms, even where its API is plain HTTP).
+    with contextlib.suppress(Exception):
+        importlib.import_module("phoenix_fleet.catalog.schema").Base.registry.configure()
+    with contextlib.suppress(Exception):
+        _client = importlib.import_module("airflow.sdk.api.client")
+        _client.Client._get_ssl_context_cached(_client.API_SSL_CA_FILE_PATH, _client.API_SSL_CERT_PATH)
     # The drivers that the project's files name: to check a file loads them.
     with contextlib.suppress(Exception):
         importlib.import_module("phoenix_fleet.config").Project.find().broken()

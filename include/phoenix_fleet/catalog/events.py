@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import Text, func, select, type_coerce
+from sqlalchemy import Row, Text, func, select, type_coerce
 from sqlalchemy.orm import Session
 
 from phoenix_fleet.catalog import canonical, chain
 from phoenix_fleet.catalog.database import Database
 from phoenix_fleet.catalog.records import ChainHead, EventRecord
-from phoenix_fleet.catalog.schema import ChainRow, EventRow
+from phoenix_fleet.catalog.schema import EVENTS, ChainRow, EventRow
 
 _BATCH = 1000
 
@@ -44,10 +44,10 @@ class EventStore:
 
     def last(self, subject: str, *kinds: str) -> EventRecord | None:
         """The newest event of exactly that subject and one of those kinds; None if there is none."""
-        query = select(EventRow).where(EventRow.subject == canonical.clean(subject), EventRow.kind.in_(kinds))
-        with self._database.read() as session:
-            row = session.scalar(query.order_by(EventRow.seq.desc()).limit(1))
-            return _record(row) if row is not None else None
+        query = select(EVENTS).where(EVENTS.c.subject == canonical.clean(subject), EVENTS.c.kind.in_(kinds))
+        with self._database.look() as connection:
+            row = connection.execute(query.order_by(EVENTS.c.seq.desc()).limit(1)).one_or_none()
+        return _record(row) if row is not None else None
 
     def head(self) -> ChainHead:
         """Where the chain ends now: kept elsewhere, it proves later that nothing was cut off."""
@@ -82,7 +82,7 @@ def _raw(session: Session) -> Iterator[chain.RawEvent]:
         yield chain.RawEvent(*row)
 
 
-def _record(row: EventRow) -> EventRecord:
+def _record(row: EventRow | Row[Any]) -> EventRecord:
     return EventRecord(
         seq=row.seq,
         at=row.at,

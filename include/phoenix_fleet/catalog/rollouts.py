@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Row, bindparam, select
 from sqlalchemy.orm import Session
 
 from phoenix_fleet.catalog import queue
@@ -24,18 +24,21 @@ from phoenix_fleet.catalog.records import (
     SlotRecord,
     SlotState,
 )
-from phoenix_fleet.catalog.schema import SLOTS, FleetRow, RolloutRow, SlotRow
+from phoenix_fleet.catalog.schema import ROLLOUTS, SLOTS, FleetRow, RolloutRow, SlotRow
 from phoenix_fleet.catalog.standing import to_slot
 from phoenix_fleet.catalog.tickets import (
     TicketStore,
     draw_token,
     find_rollout,
+    no_rollout,
     set_halted,
     set_waiting_again,
 )
 from phoenix_fleet.domain.errors import Busy, Halted, InvalidConfig, NotFound, Refused
 from phoenix_fleet.domain.steps import Step
 from phoenix_fleet.domain.windows import Version, Window
+
+_ONE = select(ROLLOUTS).where(ROLLOUTS.c.id == bindparam("number"))
 
 
 class RolloutStore(TicketStore):
@@ -121,8 +124,12 @@ class RolloutStore(TicketStore):
 
     def get(self, rollout_id: int) -> RolloutRecord:
         """The rollout. :raises NotFound: if there is none."""
-        with self._database.read() as session:
-            return _to_rollout(find_rollout(session, rollout_id))
+        # In plain SQL, as each replacement's process asks it anew: the first query of an ORM costs it 25 ms.
+        with self._database.look() as connection:
+            row = connection.execute(_ONE, {"number": rollout_id}).one_or_none()
+        if row is None:
+            raise no_rollout(rollout_id)
+        return _to_rollout(row)
 
     def current(self, fleet: str) -> RolloutRecord | None:
         """The fleet's rollout that is open or halted, if any."""
@@ -352,7 +359,7 @@ def _nothing_under_way(fleet: str) -> NotFound:
     return NotFound(f"No rollout of {fleet} is under way.")
 
 
-def _to_rollout(row: RolloutRow) -> RolloutRecord:
+def _to_rollout(row: RolloutRow | Row[Any]) -> RolloutRecord:
     return RolloutRecord(
         id=row.id,
         fleet=row.fleet,

@@ -246,8 +246,13 @@ def find_rollout(session: Session, rollout_id: int) -> RolloutRow:
     """The rollout's row. :raises NotFound: if there is none."""
     row = session.get(RolloutRow, rollout_id)
     if row is None:
-        raise NotFound(f"The catalog has no rollout {rollout_id}.")
+        raise no_rollout(rollout_id)
     return row
+
+
+def no_rollout(rollout_id: int) -> NotFound:
+    """The error for a rollout that was never opened."""
+    return NotFound(f"The catalog has no rollout {rollout_id}.")
 
 
 def _check_claim(holder: str, lease: timedelta, max_in_flight: int) -> None:
