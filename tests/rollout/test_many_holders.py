@@ -21,9 +21,10 @@ from tests.rollout.conftest import Where
 from tests.rollout.scene import LEASE, Scene
 from tests.rollout.strict import MUTATIONS
 from tests.rollout.worlds import QUICK
+from tests.sampling import WHOLE
 
 Stage = Callable[..., Scene]
-RUNS = int(os.environ.get("PHOENIX_DUPLICATES", "7"))
+RUNS = int(os.environ.get("PHOENIX_DUPLICATES", "200" if WHOLE else "7"))
 """How many runs with engines that compete for real; each with 2 to 8 of them."""
 
 
@@ -154,7 +155,7 @@ def test_a_holder_stopped_at_any_call_does_nothing_more_once_it_wakes(stage: Sta
     assert woken > 60 // STRIDE
 
 
-STRIDE = int(os.environ.get("PHOENIX_PAUSE_STRIDE", "5"))
+STRIDE = int(os.environ.get("PHOENIX_PAUSE_STRIDE", "1" if WHOLE else "5"))
 """Of so many calls one is where the holder is stopped; the whole is 1."""
 
 
