@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from phoenix_fleet.domain.fleets import Observed
+from phoenix_fleet.domain.models import Backend, BackendStatus
+
 
 class VolumeState(StrEnum):
     """What a platform says of a data volume, in our own closed set of words."""
@@ -107,3 +110,15 @@ def lacks(volumes: Iterable[Volume], slot: str, instance: str) -> str:
         if (each.attached_to, each.state) != (instance, VolumeState.ATTACHED):
             return each.label
     return ""
+
+
+def withhold(observed: Observed, volumes: Iterable[Volume], names: Iterable[str]) -> Observed:
+    """The same fleet, but that an instance counts as out of service while it lacks a volume of its slot that exists.
+
+    :param names: of the volumes that the fleet is to have
+    """
+    wanted = set(names)
+    known = [each for each in volumes if each.name in wanted]
+    lacking = [each.id for each in observed.instances if lacks(known, each.slot, each.id)]
+    nothing = dict.fromkeys(lacking, BackendStatus(Backend.ABSENT))
+    return Observed(observed.instances, {**observed.backends, **nothing}) if nothing else observed
