@@ -105,6 +105,20 @@ def platform_lab(
     return FakeLab(tmp_path_factory.mktemp("fake"))
 
 
+@pytest.fixture(
+    params=[
+        "fake",
+        "ec2",
+    ]
+)
+def volumes_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FakeLab | Ec2Lab:
+    """The surroundings of one platform with data volumes."""
+    if request.param != "fake":
+        lab: Ec2Lab = request.getfixturevalue(f"{request.param}_lab")
+        return lab
+    return FakeLab(tmp_path_factory.mktemp("fake"))
+
+
 @pytest.fixture
 def haproxy_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HaproxyLab]:
     """A HAProxy of this test's own."""
