@@ -261,3 +261,12 @@ def test_a_quorum_that_does_not_come_back_halts_and_the_new_one_stays(stage: Sta
     assert scene.run(engine.rollout).state is RolloutState.DONE
     assert never.calls[asked].facts["slot"] == "web-01", "it was asked once more before the next one"
     scene.check_at_rest()
+
+
+def test_a_new_fleet_is_filled_before_there_is_a_quorum(stage: Stage) -> None:
+    scene = stage(**QUORUM)
+    for key in list(scene.living()):
+        scene.platform.set_state(key, InstanceState.GONE)
+    scene.balancer.forget_all()
+    assert scene.run(scene.open()).state is RolloutState.DONE
+    assert not scene.quorum.calls

@@ -43,11 +43,13 @@ def check_still(work: Replacement, old: Identity) -> None:
 
 
 def after(work: Replacement, result: Moved) -> Moved | Waiting:
-    """The result once the quorum holds without what was taken out.
+    """The result once the quorum holds without what was taken out. Where nothing was, there was nothing to lose.
+
+    So a new fleet can be filled before there is a quorum to hold.
 
     :raises Failing: it does not for too long; the new instance stays as it is.
     """
-    if not work.deps.quorum_gates:
+    if not work.deps.quorum_gates or not (work.old or work.slot.old_instance):
         return result
     if work.since(_SINCE) is None:
         work.note(**{_DONE: result.message, _SINCE: work.now.isoformat()})
