@@ -84,7 +84,7 @@ class DataVolumes(Volumes):
     def snapshot_volume(self, volume_id: str, token: str) -> Snapshot:
         """A full copy in the pool; libvirt answers when it is there, which takes as long as copying does."""
         with self._host(f"copy {volume_id}") as host:
-            pool, source = self._find(host, volume_id)
+            pool, source = self._data(host, volume_id)
             if (known := _whole(pool, volume_id, token)) is not None:
                 return known
             holder = _holders(host).get(source.path())
@@ -99,13 +99,13 @@ class DataVolumes(Volumes):
     def list_snapshots(self, volume_id: str) -> Sequence[Snapshot]:
         """The copies that were finished; of one that a crash cut short there is nothing to hope for."""
         with self._host(f"list copies of {volume_id}") as host:
-            pool, _ = self._find(host, volume_id)
+            pool, _ = self._data(host, volume_id)
             return _copies(pool, volume_id)
 
     def detach_volume(self, volume_id: str, instance_id: str) -> None:
         """From the definition of a domain that does not run."""
         with self._host(f"detach {volume_id}") as host:
-            _, source = self._find(host, volume_id)
+            _, source = self._data(host, volume_id)
             holder = _holders(host).get(source.path())
             if holder is None or holder.uuid != instance_id:
                 return
@@ -120,7 +120,7 @@ class DataVolumes(Volumes):
         """To what runs of the domain and to its definition, in one call."""
         lib = library()
         with self._host(f"attach {volume_id}") as host:
-            _, source = self._find(host, volume_id)
+            _, source = self._data(host, volume_id)
             domain, _ = self._ours(host, instance_id)
             holder = _holders(host).get(source.path())
             if holder is not None and holder.uuid != instance_id:
@@ -142,7 +142,7 @@ class DataVolumes(Volumes):
             with unless("OPERATION_INVALID"):  # it does not run
                 domain.shutdown()
 
-    def _find(self, host: Any, volume_id: str) -> tuple[Any, Any]:
+    def _data(self, host: Any, volume_id: str) -> tuple[Any, Any]:
         """The pool and exactly that data volume in it."""
         pool = volumes.pool(host, self.settings.pool)
         found = volumes.find(pool, volume_id) if _ID.fullmatch(volume_id) else None
