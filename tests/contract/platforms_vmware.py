@@ -84,11 +84,16 @@ class VmwareLab:
 
     def foreign_volume(self, fleet: str, name: str) -> str:
         """One with our words in its path, but not as ours."""
+        from pyVmomi import vim
+
         center = self.found_center()
         with suppress(Exception):
             self.vcenter.fileManager.MakeDirectory("[LocalDS_0] phoenix-data", center, True)
         path = f"[LocalDS_0] phoenix-data/{fleet}_{fleet}-01_{name}_1g.vmdk"
-        self._done(self.vcenter.virtualDiskManager.CreateVirtualDisk_Task(path, center, None))
+        spec = vim.VirtualDiskManager.FileBackedVirtualDiskSpec(
+            diskType="thin", adapterType="lsiLogic", capacityKb=1024
+        )
+        self._done(self.vcenter.virtualDiskManager.CreateVirtualDisk_Task(path, center, spec))
         return path
 
     def volume_exists(self, volume_id: str) -> bool:
