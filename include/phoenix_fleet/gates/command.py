@@ -70,8 +70,8 @@ class Driver(Gate):
         except CannotMeasure as why:
             return Measurement(value=f"not measured: {why}", passed=None, error=str(why))
         except OSError as error:
-            why = f"{self.settings.argv[0]} cannot be run: {error.strerror or error}"
-            return Measurement(value=f"not measured: {why}", passed=None, error=why)
+            said = f"{self.settings.argv[0]} cannot be run: {error.strerror or error}"
+            return Measurement(value=f"not measured: {said}", passed=None, error=said)
         return self._measured(ended, str(output), argv)
 
     def _measured(self, ended: _process.Ended, output: str, argv: list[str]) -> Measurement:

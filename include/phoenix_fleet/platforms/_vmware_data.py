@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -36,6 +36,10 @@ class VolumeSettings(BaseModel):
     provisioning: Literal["thin", "thick", "eager"] = Field(
         "thin", description="thin, thick, or eager (thick and zeroed at once). Default: thin."
     )
+
+
+_Options: TypeAlias = VolumeSettings
+"""The same under a name that the driver's own ``VolumeSettings`` does not hide."""
 
 
 class DataVolumes(Volumes):
@@ -171,7 +175,7 @@ class DataVolumes(Volumes):
             raise NotFound(f"There is no data volume {volume_id[:200]!r} to be seen.", remedy="Look again.")
         return found
 
-    def _create(self, vcenter: Any, disk: disks.Disk, options: VolumeSettings) -> None:
+    def _create(self, vcenter: Any, disk: disks.Disk, options: _Options) -> None:
         from pyVmomi import vim
 
         center = datacenter(vcenter, self.settings.datacenter).ref

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from phoenix_fleet.domain.errors import NotFound
@@ -61,7 +62,7 @@ def release(
             return waiting
     for volume in held:
         if volume.state is not VolumeState.DETACHING:
-            _call(work, "detach", volume, machine, lambda volume=volume: driver.detach_volume(volume.id, machine.id))
+            _call(work, "detach", volume, machine, partial(driver.detach_volume, volume.id, machine.id))
     labels = ", ".join(each.label for each in held)
     return Waiting(f"{labels} {'are' if len(held) > 1 else 'is'} being detached from {machine.name}", AT_ONCE)
 
