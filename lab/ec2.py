@@ -31,6 +31,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 from xml.sax.saxutils import escape
 
+from lab.ec2volumes import Disks
 from lab.ec2words import XMLNS, Call, Fault, Target, console, error, ok, target_ids
 
 REGION = "eu-central-1"
@@ -67,6 +68,7 @@ class Cloud:
         self._tokens: dict[str, tuple[dict[str, str], list[str], tuple[str, Any, bytes]]] = {}
         self._reads_left: dict[str, int] = {}
         self._hidden: dict[str, int] = {}
+        self.disks = Disks(lambda: self.backend, self.instances, self._ask_moto)
 
     @property
     def url(self) -> str:
@@ -87,7 +89,7 @@ class Cloud:
         """Let everything work again."""
         self._faults.clear()
         self.boot_reads = self.stop_reads = 1
-        self.lag_reads = self.page = 0
+        self.lag_reads = self.page = self.disks.reads = 0
         self.drop_filters, self.nitro = False, True
 
     def called(self, action: str) -> list[Call]:
@@ -183,7 +185,12 @@ class Cloud:
             "RunInstances": self._run,
             "DescribeInstances": self._describe,
             "TerminateInstances": self._terminate,
+            "StopInstances": self._stop,
             "GetConsoleOutput": self._console,
+            "CreateVolume": self.disks.create,
+            "AttachVolume": self.disks.attach,
+            "DetachVolume": self.disks.detach,
+            "DescribeVolumes": lambda asked, env: self.disks.describe(asked, env, self.page),
             "RegisterTargets": self._register,
             "DeregisterTargets": self._deregister,
             "DescribeTargetHealth": self._target_health,
@@ -251,7 +258,7 @@ class Cloud:
         for instance_id in list(self._reads_left):
             self._reads_left[instance_id] -= 1
             if self._reads_left[instance_id] <= 0:
-                after = {"pending": "running", "shutting-down": "terminated"}
+                after = {"pending": "running", "shutting-down": "terminated", "stopping": "stopped"}
                 self.set_state(instance_id, after[self.instances()[instance_id].state])
 
     def _terminate(self, params: dict[str, str], environ: dict[str, Any]) -> tuple[str, Any, bytes]:
@@ -264,6 +271,20 @@ class Cloud:
         reply = self._ask_moto(params, environ)
         for instance_id in living:
             self.set_state(instance_id, "shutting-down", "User initiated")
+            self._reads_left[instance_id] = self.stop_reads
+        return reply
+
+    def _stop(self, params: dict[str, str], environ: dict[str, Any]) -> tuple[str, Any, bytes]:
+        known = self.instances()
+        asked = [value for key, value in params.items() if key.startswith("InstanceId.") and value in known]
+        if any(known[each].state not in ("running", "stopping", "stopped") for each in asked):
+            return error(
+                "ec2", "IncorrectInstanceState", "The instance is not in a state from which it can be stopped."
+            )
+        running = [each for each in asked if known[each].state == "running"]
+        reply = self._ask_moto(params, environ)
+        for instance_id in running:
+            self.set_state(instance_id, "stopping", "User initiated")
             self._reads_left[instance_id] = self.stop_reads
         return reply
 

@@ -24,8 +24,10 @@ class Call:
 
     @property
     def permissions(self) -> set[str]:
-        """What its caller must be allowed, in a policy's words: a launch with tags or a role needs more than itself."""
+        """What its caller must be allowed, in a policy's words: tags or a role at birth need more than itself."""
         needed = {f"{self.service}:{self.action}"}
+        if self.action in ("CreateVolume", "CreateSnapshot"):
+            needed |= {"ec2:CreateTags"} if "TagSpecification.1.ResourceType" in self.params else set()
         if self.action == "RunInstances":
             needed |= {"ec2:CreateTags"} if "TagSpecification.1.ResourceType" in self.params else set()
             needed |= {"iam:PassRole"} if "IamInstanceProfile.Name" in self.params else set()

@@ -80,13 +80,13 @@ _CODES: tuple[tuple[frozenset[str], type[PhoenixError], str], ...] = (
         _codes(
             "Unavailable ServiceUnavailable ServiceUnavailableException InternalError InternalFailure "
             "RequestTimeout RequestTimeoutException InvalidAMIID.Unavailable IncorrectInstanceState "
-            "IncorrectState"
+            "IncorrectState InvalidIPAddress.InUse"
         ),
         Unavailable,
         "Try again.",
     ),
     (_codes("IdempotentParameterMismatch"), IntentMismatch, "Launch a new attempt; an intent never changes."),
-    (_codes("InvalidSnapshot.InUse DependencyViolation ResourceInUse"), InUse, "Free it first."),
+    (_codes("InvalidSnapshot.InUse DependencyViolation ResourceInUse VolumeInUse"), InUse, "Free it first."),
 )
 _SILENT = frozenset({"SignatureDoesNotMatch", "IncompleteSignature"})
 """Errors whose words repeat what was signed."""

@@ -18,6 +18,7 @@ from phoenix_fleet import yamlfile, yamlmistakes
 from phoenix_fleet.configcalendar import FreezeTime, Maintenance, QuotaLimits, Waiver, check_waivers
 from phoenix_fleet.configfields import (
     NAME,
+    Access,
     BalancerDriver,
     ConfiguratorDriver,
     Count,
@@ -26,11 +27,13 @@ from phoenix_fleet.configfields import (
     Frozen,
     GateDriver,
     Name,
+    Owners,
     PlatformDriver,
     Portion,
     portion,
 )
 from phoenix_fleet.configfleet import Brake, Drain, Timeouts, slot_names
+from phoenix_fleet.configvolumes import DataVolume, check_volumes
 from phoenix_fleet.domain.errors import InvalidConfig
 from phoenix_fleet.domain.ladder import Rung
 from phoenix_fleet.domain.models import Component, Environment
@@ -56,24 +59,6 @@ __all__ = [
     "Timeouts",
     "portion",
 ]
-
-
-class Owners(Frozen):
-    """Who is told when something needs them."""
-
-    team: str = Field(description="The team's name, for messages.")
-    email: str = Field("", description="Address that mails go to; needs an SMTP connection. Default: none.")
-    webhook: str = Field("", description="Airflow connection id of a webhook. Default: none.")
-
-
-class Access(Frozen):
-    """How instances are reached over SSH."""
-
-    connection: str = Field(
-        "phoenix_ssh",
-        description="Airflow connection whose extra.key_file is the private key; its .pub lies beside.",
-    )
-    user: str = Field("root", description="Login name.")
 
 
 class Seed(Frozen):
@@ -225,6 +210,17 @@ class Fleet(Frozen):
     max_surge: Portion = Field("1", description="Extra instances allowed, rounded up.")
     max_unavailable: Portion = Field("0", description="Missing instances allowed, rounded down.")
     max_in_flight: Count = Field(1, ge=1, description="Most replacements under way at once.")
+    volumes: tuple[DataVolume, ...] = Field(
+        (),
+        max_length=10,
+        description="Data volumes that each slot has and that move from its old instance to the new one. Only with "
+        "max_surge: 0. Default: none.",
+    )
+    quorum: tuple[GateDriver, ...] = Field(
+        (),
+        description="Gates that must pass before an instance is taken out and after its replacement, measured on up to "
+        "three others in service. Default: none.",
+    )
     failure_domain: Literal["zone", "host", "none"] = Field(
         "zone",
         description="Replacements under way at once all stay within one of these: a zone, a hypervisor host, or "
@@ -287,6 +283,13 @@ class Fleet(Frozen):
     def _waivers_fit(cls, waivers: tuple[Waiver, ...], info: ValidationInfo) -> tuple[Waiver, ...]:
         check_waivers(waivers, slot_names(info.data.get("fleet", ""), info.data.get("size", 0)))
         return waivers
+
+    @field_validator("volumes")
+    @classmethod
+    def _volumes_fit(cls, volumes: tuple[DataVolume, ...], info: ValidationInfo) -> tuple[DataVolume, ...]:
+        surge = portion(info.data.get("max_surge", "1"), info.data.get("size", 1), up=True)
+        check_volumes(volumes, info.data.get("platform"), surge)
+        return volumes
 
     @field_validator("waves")
     @classmethod

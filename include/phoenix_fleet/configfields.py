@@ -48,6 +48,24 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Owners(Frozen):
+    """Who is told when something needs them."""
+
+    team: str = Field(description="The team's name, for messages.")
+    email: str = Field("", description="Address that mails go to; needs an SMTP connection. Default: none.")
+    webhook: str = Field("", description="Airflow connection id of a webhook. Default: none.")
+
+
+class Access(Frozen):
+    """How instances are reached over SSH."""
+
+    connection: str = Field(
+        "phoenix_ssh",
+        description="Airflow connection whose extra.key_file is the private key; its .pub lies beside.",
+    )
+    user: str = Field("root", description="Login name.")
+
+
 def _portion(value: Any) -> Any:
     if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,6}%?", str(value)):
         raise ValueError(f"'{value}' is not a portion: write a count such as 2 or a share such as 25%")

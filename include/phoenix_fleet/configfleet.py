@@ -46,6 +46,12 @@ class Timeouts(Frozen):
     verify: Duration = Field(timedelta(minutes=10), description="The fleet's checks.")
     admit: Duration = Field(timedelta(minutes=5), description="Until the balancer finds it healthy.")
     terminate: Duration = Field(timedelta(minutes=10), description="Until gone for certain.")
+    volumes: Duration = Field(
+        timedelta(minutes=30),
+        description="In addition, until an instance is down and its data volumes are copied and free, and until they "
+        "are attached. Only where there are any.",
+    )
+    quorum: Duration = Field(timedelta(minutes=10), description="Until the quorum gates pass after a replacement.")
 
 
 def slot_names(fleet: str, size: int) -> list[str]:

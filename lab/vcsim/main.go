@@ -1,5 +1,6 @@
-// The lab's vCenter: govmomi's simulator, and four things of a real one that it leaves out. A clone takes time, its name
+// The lab's vCenter: govmomi's simulator, and five things of a real one that it leaves out. A clone takes time, its name
 // is taken once in a folder, it is powered on when its spec says so, and then it gets an address and SSH host keys.
+// And a task on a virtual disk is about something that clients know.
 package main
 
 import (
@@ -54,6 +55,8 @@ func (v *vcenter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case *types.PowerOnVM_Task:
 		v.inner.ServeHTTP(w, r)
 		v.boot(spec.This)
+	case *types.CreateVirtualDisk_Task, *types.CopyVirtualDisk_Task, *types.MoveVirtualDisk_Task:
+		v.disk(w, r)
 	default:
 		v.inner.ServeHTTP(w, r)
 	}
@@ -86,6 +89,24 @@ func (v *vcenter) clone(w http.ResponseWriter, r *http.Request, req *types.Clone
 	})
 	go task.Run()
 	fmt.Fprintf(w, answer, task.Self.Value)
+}
+
+// disk lets the task be about a datacenter: the simulator says its disk manager, which is no entity and which clients refuse.
+func (v *vcenter) disk(w http.ResponseWriter, r *http.Request) {
+	reply := httptest.NewRecorder()
+	v.inner.ServeHTTP(reply, r)
+	if match := taskID.FindSubmatch(reply.Body.Bytes()); match != nil {
+		ref := types.ManagedObjectReference{Type: "Task", Value: string(match[1])}
+		if task, ok := simulator.Map.Get(ref).(*simulator.Task); ok {
+			center := simulator.Map.Any("Datacenter").Reference()
+			task.Info.Entity = &center
+		}
+	}
+	for name, values := range reply.Header() {
+		w.Header()[name] = values
+	}
+	w.WriteHeader(reply.Code)
+	w.Write(reply.Body.Bytes())
 }
 
 var taskID = regexp.MustCompile(`<returnval type="Task">([^<]+)<`)

@@ -105,6 +105,24 @@ def platform_lab(
     return FakeLab(tmp_path_factory.mktemp("fake"))
 
 
+@pytest.fixture(
+    params=[
+        "fake",
+        "ec2",
+        pytest.param("vmware", marks=pytest.mark.vmware),
+        pytest.param("libvirt", marks=pytest.mark.libvirt),
+    ]
+)
+def volumes_lab(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> FakeLab | Ec2Lab | VmwareLab | LibvirtLab:
+    """The surroundings of one platform with data volumes."""
+    if request.param != "fake":
+        lab: Ec2Lab | VmwareLab | LibvirtLab = request.getfixturevalue(f"{request.param}_lab")
+        return lab
+    return FakeLab(tmp_path_factory.mktemp("fake"))
+
+
 @pytest.fixture
 def haproxy_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HaproxyLab]:
     """A HAProxy of this test's own."""

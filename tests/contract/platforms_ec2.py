@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import pytest
 
 from lab import ec2 as lab_ec2
 from phoenix_fleet.connections import Connection
 from phoenix_fleet.domain.errors import Unavailable
 from phoenix_fleet.domain.models import OWNER, Artefact, Instance, InstanceState, LaunchIntent
+from phoenix_fleet.domain.volumes import VolumeIntent
 from phoenix_fleet.platforms import _ec2_view as view
 from phoenix_fleet.platforms import ec2 as driver
 from tests.contract import machinery
@@ -24,7 +26,7 @@ from tests.contract import machinery
 KEY = "AKIATESTTESTTESTTEST"
 SECRET = "a secret of the tests"
 ROLE = f"arn:aws:iam::{lab_ec2.ACCOUNT}:role/replacer"
-POLICIES = ("replacer", "keeper")
+POLICIES = ("replacer", "keeper", "mover")
 _serial = itertools.count(1)
 
 
@@ -136,6 +138,33 @@ class Ec2Lab:
             TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
         )
         return str(group["Instances"][0]["InstanceId"])
+
+    # Data volumes
+
+    def volume_intent(self, fleet: str, name: str = "data") -> VolumeIntent:
+        """A volume that can be made, beside instances of slot 01."""
+        return VolumeIntent(fleet, f"{fleet}-01", name, 10, zone=self.zones[1], settings=self.settings)
+
+    def foreign_volume(self, fleet: str, name: str) -> str:
+        """One with our words on it, but not as ours."""
+        tags = {"Name": f"{fleet}-01/{name}", "phoenix.fleet": fleet, "phoenix.slot": f"{fleet}-01"}
+        tags |= {"phoenix.volume": name, "phoenix.owner": "phoenix"}
+        marked = [{"Key": key, "Value": value} for key, value in tags.items()]
+        made = self.by_hand.create_volume(
+            AvailabilityZone=self.zones[1], Size=1, TagSpecifications=[{"ResourceType": "volume", "Tags": marked}]
+        )
+        return str(made["VolumeId"])
+
+    def volume_exists(self, volume_id: str) -> bool:
+        return volume_id in self.cloud.backend.volumes
+
+    @contextmanager
+    def losing_the_reply(self, method: str) -> Iterator[None]:
+        """The next call of that method takes effect, and the caller hears nothing."""
+        actions = {"create_volume": "CreateVolume", "snapshot_volume": "CreateSnapshot", "stop": "StopInstances"}
+        self.cloud.lose_reply(actions.get(method) or method.title().replace("_", ""))
+        with pytest.raises(Unavailable):
+            yield
 
     def is_alive(self, instance_id: str) -> bool:
         return str(self.cloud.instances()[instance_id].state) in ("pending", "running")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from phoenix_fleet.domain.errors import Unavailable
 from phoenix_fleet.domain.models import OWNER, Artefact, InstanceState, LaunchIntent
+from phoenix_fleet.domain.volumes import VolumeIntent
 from phoenix_fleet.platforms import fake
 from tests.contract.machinery import KnownConnections
 
@@ -36,6 +40,26 @@ class FakeLab:
 
     def foreign(self, name: str, marks: Mapping[str, str]) -> str:
         return self.platform.add_foreign(name, **{key.removeprefix("phoenix."): value for key, value in marks.items()})
+
+    # Data volumes
+
+    def volume_intent(self, fleet: str, name: str = "data") -> VolumeIntent:
+        """A volume that can be made, beside instances of slot 01."""
+        return VolumeIntent(fleet, f"{fleet}-01", name, 10)
+
+    def foreign_volume(self, fleet: str, name: str) -> str:
+        """One with our words on it, but not as ours."""
+        return self.platform.add_volume(name, owner="phoenix", fleet=fleet, slot=f"{fleet}-01")
+
+    def volume_exists(self, volume_id: str) -> bool:
+        return volume_id in self.platform.volumes()
+
+    @contextmanager
+    def losing_the_reply(self, method: str) -> Iterator[None]:
+        """The next call of that method takes effect, and the caller hears nothing."""
+        self.platform.lose_reply(method)
+        with pytest.raises(Unavailable):
+            yield
 
     def is_alive(self, instance_id: str) -> bool:
         machine = self.platform.machines().get(instance_id)

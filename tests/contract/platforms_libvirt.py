@@ -23,11 +23,14 @@ from xml.etree import ElementTree as ET
 
 import libvirt
 import pycdlib
+import pytest
 import yaml
 
 from lab.libvirt_host import POOL, LibvirtHost
 from phoenix_fleet.connections import Connection
+from phoenix_fleet.domain.errors import Unavailable
 from phoenix_fleet.domain.models import OWNER, Artefact, LaunchIntent
+from phoenix_fleet.domain.volumes import VolumeIntent
 from phoenix_fleet.platforms import _libvirt_host
 from phoenix_fleet.platforms import libvirt as driver
 from tests.contract.machinery import KnownConnections
@@ -81,6 +84,14 @@ Meddle = Callable[[Any, str, Callable[[], Any], list[Any]], Any]
 """Given an object of libvirt's, a method's name, the call and its arguments; gives what the caller gets."""
 
 
+def obeyed(real: Any, name: str, call: Callable[[], Any], args: list[Any]) -> Any:
+    """A guest that hears its power button, which a halted boot sector does not: it goes off; and leases as ever."""
+    if name == "shutdown" and isinstance(real, libvirt.virDomain):
+        call()
+        return real.destroy()
+    return leases(real, name, call, args)
+
+
 def leases(real: Any, name: str, call: Callable[[], Any], args: list[Any]) -> Any:
     """A network's leases for cards that are on none: everybody gets an address that follows from the hardware's."""
     if name != "interfaceAddresses" or args[0] != libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE:
@@ -109,16 +120,18 @@ class LibvirtLab:
             "autostart": False,
         }
         self.connections = KnownConnections(Connection("libvirt", extra={"uri": host.uri}))
+        self.meddle: Meddle = obeyed
+        """What stands between the drivers that were given no troubles of their own and libvirt."""
         self.platform = self.again()
         self.standard = self.artefact("lab", "2026.11-1")
 
-    def again(self, meddle: Meddle = leases, **settings: Any) -> driver.Driver:
+    def again(self, meddle: Meddle | None = None, **settings: Any) -> driver.Driver:
         """Another driver object for the same world, with troubles between it and libvirt if any are given."""
 
         @contextmanager
         def opener(connection: Connection) -> Iterator[Any]:
             with _libvirt_host.opened(connection) as real:
-                yield Wire(real, meddle)
+                yield Wire(real, meddle or self.meddle)
 
         return driver.Driver(driver.Driver.Settings(**{**self.settings, **settings}), self.connections, opener=opener)
 
@@ -157,6 +170,50 @@ class LibvirtLab:
         domain = self.api.defineXML(ET.tostring(root, encoding="unicode"))
         domain.create()
         return str(domain.UUIDString())
+
+    # Data volumes
+
+    def volume_intent(self, fleet: str, name: str = "data") -> VolumeIntent:
+        """A volume that can be made, beside instances of slot 01."""
+        return VolumeIntent(fleet, f"{fleet}-01", name, 1)
+
+    def foreign_volume(self, fleet: str, name: str) -> str:
+        """One with our words in its name, but not as ours."""
+        found = f"phoenix-data_{fleet}_{fleet}-01_{name}.qcow2"
+        self.volume(found, b"theirs".ljust(_MIB))
+        return found
+
+    def volume_exists(self, volume_id: str) -> bool:
+        return (self.host.pool_folder / volume_id).is_file()
+
+    @contextmanager
+    def losing_the_reply(self, method: str) -> Iterator[None]:
+        """The next call of that method takes effect, and the caller hears nothing."""
+        words = {
+            "create_volume": "createXML",
+            "snapshot_volume": "createXMLFrom",
+            "stop": "shutdown",
+            "attach_volume": "attachDeviceFlags",
+            "detach_volume": "detachDeviceFlags",
+        }
+        left = [words[method]]
+
+        def meddle(real: Any, name: str, call: Callable[[], Any], args: list[Any]) -> Any:
+            if name in left:
+                left.remove(name)
+                obeyed(real, name, call, args)
+                error = libvirt.libvirtError("the connection broke")
+                error.err = (libvirt.VIR_ERR_RPC, 0, "the connection broke", 2, "", None, None, 0, 0)
+                raise error
+            return obeyed(real, name, call, args)
+
+        self.meddle, before = meddle, self.meddle
+        try:
+            with pytest.raises(Unavailable):
+                yield
+        finally:
+            self.meddle = before
+        assert not left
 
     def is_alive(self, instance_id: str) -> bool:
         return bool(self.api.lookupByUUIDString(instance_id).isActive())
@@ -203,10 +260,11 @@ class LibvirtLab:
 
     def left(self) -> set[str]:
         """The volumes that are there and are no images."""
-        return {each.name for each in self.host.pool_folder.iterdir() if "_" not in each.name}
+        return {each.name for each in self.host.pool_folder.iterdir() if "_" not in each.name or "-data_" in each.name}
 
     def sweep(self) -> None:
         """Remove every domain, whatever became of it, and every disk."""
+        self.meddle = obeyed
         for domain in self.api.listAllDomains(0):
             with suppress(libvirt.libvirtError):
                 domain.destroy()

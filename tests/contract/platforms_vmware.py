@@ -9,15 +9,18 @@ import json
 import ssl
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from lab import vmware as lab_vmware
 from lab.places import Places
 from phoenix_fleet.connections import Connection
 from phoenix_fleet.domain.errors import Unavailable
 from phoenix_fleet.domain.models import OWNER, Artefact, LaunchIntent
+from phoenix_fleet.domain.volumes import VolumeIntent
 from phoenix_fleet.platforms import _vmware_collect as collect
 from phoenix_fleet.platforms import _vmware_session as sessions
 from phoenix_fleet.platforms import _vmware_view as view
@@ -72,6 +75,51 @@ class VmwareLab:
 
     def foreign(self, name: str, marks: Mapping[str, str]) -> str:
         return str(self._made(name, marks).config.instanceUuid)
+
+    # Data volumes
+
+    def volume_intent(self, fleet: str, name: str = "data") -> VolumeIntent:
+        """A volume that can be made, beside instances of slot 01."""
+        return VolumeIntent(fleet, f"{fleet}-01", name, 1)
+
+    def foreign_volume(self, fleet: str, name: str) -> str:
+        """One with our words in its path, but not as ours."""
+        from pyVmomi import vim
+
+        center = self.found_center()
+        with suppress(Exception):
+            self.vcenter.fileManager.MakeDirectory("[LocalDS_0] phoenix-data", center, True)
+        path = f"[LocalDS_0] phoenix-data/{fleet}_{fleet}-01_{name}_1g.vmdk"
+        spec = vim.VirtualDiskManager.FileBackedVirtualDiskSpec(
+            diskType="thin", adapterType="lsiLogic", capacityKb=1024
+        )
+        self._done(self.vcenter.virtualDiskManager.CreateVirtualDisk_Task(path, center, spec))
+        return path
+
+    def volume_exists(self, volume_id: str) -> bool:
+        from pyVmomi import vim
+
+        folder, _, name = volume_id.rpartition("/")
+        spec = vim.host.DatastoreBrowser.SearchSpec(matchPattern=[name])
+        browser = self.found(vim.Datastore, "LocalDS_0").browser
+        return [each.path for each in self._done(browser.SearchDatastore_Task(folder, spec)).file] == [name]
+
+    def found_center(self) -> Any:
+        from pyVmomi import vim
+
+        return self.found(vim.Datacenter, "DC0")
+
+    @contextmanager
+    def losing_the_reply(self, method: str) -> Iterator[None]:
+        """The next call of that method takes effect, and the caller hears nothing."""
+        words = {
+            "create_volume": "CreateVirtualDisk_Task",
+            "snapshot_volume": "MoveVirtualDisk_Task",
+            "stop": "ShutdownGuest",
+        }
+        self.proxy.make(words.get(method, "ReconfigVM_Task"), lose_reply=True)
+        with pytest.raises(Unavailable):
+            yield
 
     def is_alive(self, instance_id: str) -> bool:
         machine = self.machine(instance_id)

@@ -115,6 +115,18 @@ def test_each_action_of_the_policies_is_used(ec2_lab: Ec2Lab, elbv2_lab: Elbv2La
     platform.delete_image(image)
     used["keeper"] = _needed(ec2_lab, begin)
 
+    volume = ec2_lab.volume_intent(intent.fleet)
+    machine = ec2_lab.running(platform.launch(dataclasses.replace(intent, attempt=2, zone=volume.zone)))
+    begin = len(ec2_lab.cloud.calls)
+    made = platform.create_volume(volume)
+    platform.list_volumes(intent.fleet)
+    platform.attach_volume(made.id, machine.id)
+    platform.stop(machine.id)
+    platform.snapshot_volume(made.id, "token")
+    ec2_lab.cloud.set_state(machine.id, "stopped")
+    platform.detach_volume(made.id, machine.id)
+    used["mover"] = _needed(ec2_lab, begin) - {"ec2:DescribeInstances"}
+
     assert used == {policy: granted(policy) for policy in POLICIES}
 
 
@@ -145,10 +157,18 @@ def test_the_lab_is_a_process_too() -> None:
 def test_what_a_policy_lets_go_must_be_ours(policy: str) -> None:
     ours = {"aws:ResourceTag/phoenix.owner": OWNER}
     for statement in statements(policy):
-        taking = [each for each in statement["Action"] if re.search(":(Terminate|Delete|Deregister(?!Targets))", each)]
+        taking = [
+            each
+            for each in statement["Action"]
+            if re.search(":(Terminate|Stop|Detach|Attach|Delete|Deregister(?!Targets))", each)
+        ]
         if taking:
             assert statement["Condition"]["StringEquals"] == ours, taking
             assert statement["Resource"] != "*"
+
+
+def test_nobody_may_delete_a_data_volume_or_a_snapshot_of_one() -> None:
+    assert not [each for policy in ("replacer", "mover") for each in granted(policy) if "Delete" in each]
 
 
 def _needed(lab: Ec2Lab, begin: int) -> set[str]:

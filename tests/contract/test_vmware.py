@@ -313,6 +313,11 @@ def test_the_documented_methods_are_those_that_are_called(lab: VmwareLab, intent
     instances = [lab.platform.launch(dataclasses.replace(everything, attempt=attempt)) for attempt in (1, 2)]
     lab.platform.get_instance(instances[0].id)
     lab.platform.list_instances(intent.fleet)
+    volume = lab.platform.create_volume(lab.volume_intent(intent.fleet))
+    lab.platform.attach_volume(volume.id, instances[0].id)
+    lab.platform.stop(instances[0].id)
+    lab.platform.snapshot_volume(volume.id, "0" * 32)
+    lab.platform.detach_volume(volume.id, instances[0].id)
     for instance in instances:
         lab.platform.terminate(instance.id)
     image = lab.artefact(intent.fleet, "2026.11-1")

@@ -22,7 +22,7 @@ from phoenix_fleet.connections import Connection
 from phoenix_fleet.domain.clock import ManualClock
 from phoenix_fleet.domain.errors import Busy, TransientError
 from phoenix_fleet.domain.ladder import CLIMB, Rung
-from phoenix_fleet.domain.models import Artefact, Backend, Environment, Image, InstanceState, LaunchIntent
+from phoenix_fleet.domain.models import OWNER, Artefact, Backend, Environment, Image, InstanceState, LaunchIntent
 from phoenix_fleet.domain.windows import Version, Window
 from phoenix_fleet.gates import fake as fake_gate
 from phoenix_fleet.platforms import fake as fake_platform
@@ -31,7 +31,7 @@ from phoenix_fleet.rollout.engine import Engine
 from phoenix_fleet.rollout.planning import draw_plan, freeze, frozen_fleet
 from phoenix_fleet.rollout.progress import Progress
 from tests.rollout.snapshots import Skewed, Snapshot, opened
-from tests.rollout.strict import MUTATIONS, check_before, check_room
+from tests.rollout.strict import MUTATIONS, VOLUMES, check_before, check_kept, check_room
 
 START = datetime(2026, 11, 1, 4, tzinfo=UTC)
 OLD, NEW = Version.parse("2026.10-1"), Version.parse("2026.11-1")
@@ -86,6 +86,9 @@ class Scene:
         self.raised = False
         """Whether the curtain is up: from then on every call is held against the invariants."""
         self.configurator = fake_configurator.Driver(fake_configurator.Settings(), no_connections)
+        self.data: dict[str, str] = {}
+        """The data volume of each slot as it was before, by its id."""
+        self.quorum = fake_gate.Driver(fake_gate.Settings(), no_connections, folder)
         self.verify = fake_gate.Driver(fake_gate.Settings(), no_connections, folder)
         self.watch = fake_gate.Driver(fake_gate.Settings(), no_connections, folder)
         self.probe: Callable[..., tuple[str, ...]] = lambda instance: instance.host_keys
@@ -116,7 +119,10 @@ class Scene:
         for version in (OLD, NEW):
             self.release(version)
         for number, slot in enumerate(self.fleet.slots):
-            self.seed(slot, OLD, attempt=number + 1)
+            key = self.seed(slot, OLD, attempt=number + 1)
+            for volume in self.fleet.volumes:
+                marks = {"owner": OWNER, "fleet": self.fleet.name, "slot": slot}
+                self.data[slot] = self.platform.add_volume(volume.name, attached_to=key, **marks)
         self.clock.advance(START - self.clock.now())
         self.raised = True
         return self
@@ -212,6 +218,8 @@ class Scene:
             log=lambda line: self.story.append(f"{self.at()}   {line}"),
             clock=self.watch_on_the_wall,
             authorized_key="ssh-ed25519 AAAA tests",
+            volumes=self.platform if self.fleet.volumes else None,
+            quorum_gates=(NamedGate("quorum", self.quorum),) if self.fleet.quorum else (),
         )
 
     # On stage
@@ -322,10 +330,15 @@ class Scene:
         """Every call that changes something has an intent, and every intent has an outcome; and nothing was broken."""
         assert not self.violations, self.violations
         intents = self.catalog.intents.list_intents()
-        meant = {(each.action, each.token if each.action == "launch" else each.target) for each in intents}
+        by_token = ("launch", "create_volume")
+        meant = {(each.action, each.token if each.action in by_token else each.target) for each in intents}
         meant |= {(each.action, each.params["name"]) for each in intents}
         calls = [(call.method, call.subject, call.at) for call in (*self.platform.calls(), *self.balancer.calls())]
-        made = {(method, subject) for method, subject, at in calls if method in MUTATIONS and at >= START.timestamp()}
+        made = {
+            (VOLUMES.get(method, method), subject)
+            for method, subject, at in calls
+            if method in MUTATIONS and at >= START.timestamp()
+        }
         made -= {
             (method, subject) for method in ("launch", "admit", "drain", "remove") for subject in self.by_hand
         } - meant
@@ -344,6 +357,8 @@ class Scene:
         assert len(self.living()) == len(self.serving()) == self.fleet.size
         if self.front is self.balancer:
             assert sorted(self.balancer.servers()) == self.serving(), "the balancer knows somebody who is not there"
+        if self.fleet.volumes:
+            check_kept(self)
         self.check_journals()
 
     # Death and resurrection

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from phoenix_fleet.catalog.records import RolloutState, SlotState
+from phoenix_fleet.domain.models import OWNER, InstanceState
 from phoenix_fleet.domain.windows import Version
 from phoenix_fleet.rollout.planning import shape_of
 
 if TYPE_CHECKING:
     from tests.rollout.scene import Scene
 
-MUTATIONS = ("launch", "terminate", "admit", "drain", "remove")
+VOLUMES = {"snapshot_volume": "snapshot", "detach_volume": "detach", "attach_volume": "attach"}
+"""The platform's calls on data volumes that intents have a shorter word for."""
+MUTATIONS = ("launch", "terminate", "admit", "drain", "remove", "stop", "create_volume", *VOLUMES)
 
 
 def check_before(scene: Scene, method: str, subject: str) -> None:
@@ -21,8 +24,43 @@ def check_before(scene: Scene, method: str, subject: str) -> None:
         _check_floor(scene, scene.platform.machines()[subject]["name"], f"terminate {subject}")
     elif method in ("drain", "remove"):
         _check_floor(scene, subject, f"{method} {subject}")
+    if scene.fleet.volumes:
+        check_data(scene, method, subject)
     if scene.strict:
         check_meant(scene, method, subject)
+
+
+def check_data(scene: Scene, method: str, subject: str) -> None:
+    """A volume leaves a machine that is down, after a snapshot of all that it wrote; who serves has its data."""
+    volumes = scene.platform.volumes()
+    machines = scene.platform.machines()
+    if method == "detach_volume" and volumes[subject]["attached_to"]:
+        volume = volumes[subject]
+        down = machines[volume["attached_to"]]["state"] in (InstanceState.FAILED, InstanceState.GONE)
+        assert down, f"detach {subject} from a machine that runs"
+        kept = [each for each in volume["snapshots"] if each["holds"] == volume["written_by"] and each["clean"]]
+        assert kept, f"detach {subject} without a snapshot of what is on it: {volume}"
+    if method in ("terminate", "launch", "admit"):
+        own = {each["attached_to"]: each for each in volumes.values()}
+        if method == "terminate":
+            assert subject not in own, f"terminate {subject}, which has {own[subject]['id']}"
+        if method == "admit":
+            machine = next(each for each in machines.values() if each["name"] == subject)
+            assert machine["id"] in own, f"admit {subject} without its data"
+
+
+def check_kept(scene: Scene) -> None:
+    """No volume was lost or made in the place of another, and each is with the machine of its slot."""
+    volumes = scene.platform.volumes()
+    ours = [each for each in volumes.values() if each["owner"] == OWNER and each["fleet"] == scene.fleet.name]
+    assert sorted(each["slot"] for each in ours) == sorted(scene.fleet.slots), "a volume too many, or one too few"
+    for each in ours:
+        holder = scene.platform.machines()[each["attached_to"]]
+        assert holder["slot"] == each["slot"], f"{each['id']} of {each['slot']} is at {holder['name']}"
+        if scene.data.get(each["slot"]):
+            assert each["id"] == scene.data[each["slot"]], f"{each['slot']} has another volume than before"
+    refused = [call for call in scene.platform.calls("attach_volume") if call.outcome in ("InUse", "NotOurs")]
+    assert not refused, f"tried to attach what another machine has: {refused}"
 
 
 def _check_floor(scene: Scene, name: str, what: str) -> None:
@@ -51,7 +89,7 @@ def check_meant(scene: Scene, method: str, subject: str) -> None:
     begun = [
         each
         for each in scene.catalog.intents.pending()
-        if each.action == method and subject in (each.token, each.target, each.params.get("name"))
+        if each.action == VOLUMES.get(method, method) and subject in (each.token, each.target, each.params.get("name"))
     ]
     assert begun, f"{what}: no intent was begun"
     intent = begun[-1]

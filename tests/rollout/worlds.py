@@ -114,6 +114,7 @@ def essence(snapshot: Snapshot) -> str:
         "rollouts": [[row["id"], row["state"], row["version"], row["halted_slot"]] for row in rollouts],
         "slots": [_slot(row, now, next(iter(fleets.values()))) for row in slots],
         "intents": sorted(_intent(row, done) for row in intents),
+        "volumes": [_volume(each, now) for each in platform.pop("volumes", {}).values()],
         "machines": [_machine(each, now) for each in platform.pop("machines").values()],
         "servers": [_server(name, each, now) for name, each in sorted(balancer.pop("servers").items())],
         "rest": [{**platform, "calls": 0}, {**balancer, "calls": 0}, sorted(snapshot.applied)],
@@ -141,6 +142,15 @@ def _machine(machine: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     since, state = machine["timeline"][-1]
     age = now.timestamp() - since if state in _PASSING else None
     return {**machine, "timeline": [state, age]}
+
+
+def _volume(volume: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    at = now.timestamp()
+    state = next(entry[1] for entry in reversed(volume["timeline"]) if entry[0] <= at)
+    coming = [[entry[0] - at, entry[1]] for entry in volume["timeline"] if entry[0] > at]
+    # A snapshot that was taken is as good as any other.
+    snapshots = [{**each, "id": "", "at": min(at - each["at"], 60)} for each in volume["snapshots"]]
+    return {**volume, "timeline": [state, coming], "snapshots": snapshots}
 
 
 def _server(name: str, server: Mapping[str, Any], now: datetime) -> list[Any]:

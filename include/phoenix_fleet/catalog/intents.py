@@ -154,6 +154,11 @@ class IntentStore:
         with self._database.look() as connection:
             return [(begun, token) for begun, token in connection.execute(_LAUNCHES, asked)]
 
+    def volumes_known(self, label: str) -> list[IntentRecord]:
+        """Every intent under which a data volume of that label (``db-01/data``) was made or attached, oldest first."""
+        made = INTENTS.c.action.in_(("create_volume", "attach"))
+        return [each for each in self._list(made, None) if each.params.get("label") == label]
+
     def list_intents(self, purpose: str | None = None) -> list[IntentRecord]:
         """All intents of that purpose (``rollout-17``), or of all, oldest first."""
         return self._list(true(), purpose)

@@ -15,7 +15,20 @@ from phoenix_fleet.domain.windows import Version, Window
 Settled = Literal["released", "unchanged", "covered"]
 """How a refresh window ended: a release was made, nothing had changed, or a newer release covers it."""
 
-Action = Literal["launch", "admit", "drain", "remove", "terminate", "tag_image", "delete_image"]
+Action = Literal[
+    "launch",
+    "admit",
+    "drain",
+    "remove",
+    "terminate",
+    "tag_image",
+    "delete_image",
+    "stop",
+    "create_volume",
+    "snapshot",
+    "detach",
+    "attach",
+]
 """The mutating calls; each has an intent before and an outcome after."""
 
 Outcome = Literal["done", "failed", "unknown"]

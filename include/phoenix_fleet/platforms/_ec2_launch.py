@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from phoenix_fleet.domain.errors import InvalidSpec, Unavailable
@@ -37,14 +38,15 @@ def check(intent: LaunchIntent) -> None:
             raise InvalidSpec(f"{mark} of {intent.name} has more than {_LONGEST_TAG} characters.")
 
 
-def choose(subnets: Sequence[Mapping[str, Any]], wanted: Sequence[str], intent: LaunchIntent) -> str:
+def choose(subnets: Sequence[Mapping[str, Any]], wanted: Sequence[str], intent: LaunchIntent, address: str = "") -> str:
     """The subnet to launch into: in the intent's zone if it has one; else, and among several, by the slot.
 
     By the slot and not by what is free: the same intent must always ask for the same.
 
     :param subnets: what EC2 says of them
     :param wanted: their ids as the fleet file has them
-    :raises InvalidSpec: none of them is in that zone.
+    :param address: the slot's own, which must lie in it; empty for none
+    :raises InvalidSpec: none of them is in that zone, or has that address.
     """
     zones = {str(subnet["SubnetId"]): str(subnet["AvailabilityZone"]) for subnet in subnets}
     if set(zones) != set(wanted):
@@ -55,6 +57,14 @@ def choose(subnets: Sequence[Mapping[str, Any]], wanted: Sequence[str], intent: 
             f"None of the subnets {', '.join(wanted)} is in {intent.zone}, where {intent.name} has to stand.",
             remedy="Add a subnet of that zone to platform.ec2.subnets.",
         )
+    if address:
+        nets = {str(subnet["SubnetId"]): ip_network(str(subnet["CidrBlock"])) for subnet in subnets}
+        fit = [each for each in fit if ip_address(address) in nets[each]]
+        if not fit:
+            raise InvalidSpec(
+                f"{address} of {intent.slot} lies in none of the subnets that it may stand in.",
+                remedy="Correct platform.ec2.addresses, or add its subnet to platform.ec2.subnets.",
+            )
     number = re.search(r"\d+$", intent.slot)
     return fit[(int(number[0]) if number else int(intent.token[:8], 16)) % len(fit)]
 
@@ -76,6 +86,8 @@ def request(intent: LaunchIntent, settings: Settings, subnet: str) -> dict[str, 
         "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in ("instance", "volume")],
         "UserData": user_data(intent),
     }
+    if intent.slot in settings.addresses:
+        asked["PrivateIpAddress"] = settings.addresses[intent.slot]
     if settings.instance_profile:
         asked["IamInstanceProfile"] = {"Name": settings.instance_profile}
     return asked

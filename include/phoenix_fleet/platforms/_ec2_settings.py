@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import IPv4Address
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -29,6 +30,11 @@ class Settings(BaseModel):
         description="Which address instances are reached at, private or public. Default: private.",
         pattern=r"^(private|public)$",
     )
+    addresses: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="Private IPv4 address of a slot, kept from instance to instance; only with max_surge: 0. Default: "
+        "any in the subnet.",
+    )
     tags: Mapping[str, str] = Field(
         default_factory=dict, description="More tags on instances and volumes, for the bill say. Default: none."
     )
@@ -43,6 +49,18 @@ class Settings(BaseModel):
                 raise ValueError(f"{each!r} is no id such as {beginning}0123456789abcdef0")
         if len(set(value)) != len(value):
             raise ValueError("one of them is there twice")
+        return value
+
+    @field_validator("addresses")
+    @classmethod
+    def _are_addresses(cls, value: Mapping[str, str]) -> Mapping[str, str]:
+        for slot, text in value.items():
+            try:
+                IPv4Address(text)
+            except ValueError:
+                raise ValueError(f"{text!r} of {slot} is no IPv4 address") from None
+        if len(set(value.values())) != len(value):
+            raise ValueError("two slots have the same address")
         return value
 
     @field_validator("tags")

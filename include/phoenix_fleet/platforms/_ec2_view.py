@@ -18,7 +18,7 @@ STATUS_MARK = "phoenix.status"
 IMAGE_MARK = "phoenix.image"
 FLEET_MARK = "phoenix.fleet"
 TOKEN_MARK = "phoenix.token"  # noqa: S105 (a tag's name)
-_SLOT_MARK = "phoenix.slot"
+SLOT_MARK = "phoenix.slot"
 _PURPOSE_MARK = "phoenix.purpose"
 _FINGERPRINT_MARK = "phoenix.fingerprint"
 NAME = "Name"
@@ -51,7 +51,7 @@ def marks(intent: LaunchIntent) -> dict[str, str]:
         NAME: intent.name,
         OWNER_MARK: OWNER,
         FLEET_MARK: intent.fleet,
-        _SLOT_MARK: intent.slot,
+        SLOT_MARK: intent.slot,
         FAMILY_MARK: intent.family,
         VERSION_MARK: intent.version,
         _PURPOSE_MARK: intent.purpose,
@@ -67,7 +67,7 @@ def tags(seen: Mapping[str, Any]) -> dict[str, str]:
 
 def is_ours(marks: Mapping[str, str]) -> bool:
     """Whether the tags are those of a launch of ours; the owner's alone proves nothing, since images have it too."""
-    launched = all(marks.get(mark) for mark in (FLEET_MARK, _SLOT_MARK, TOKEN_MARK, _FINGERPRINT_MARK))
+    launched = all(marks.get(mark) for mark in (FLEET_MARK, SLOT_MARK, TOKEN_MARK, _FINGERPRINT_MARK))
     return launched and marks.get(OWNER_MARK) == OWNER
 
 
@@ -141,7 +141,7 @@ def instance(
         id=str(seen["InstanceId"]),
         name=own.get(NAME, ""),
         fleet=own.get(FLEET_MARK, ""),
-        slot=own.get(_SLOT_MARK, ""),
+        slot=own.get(SLOT_MARK, ""),
         version=own.get(VERSION_MARK, ""),
         token=own.get(TOKEN_MARK, ""),
         state=found,
@@ -172,3 +172,11 @@ def host_keys(console: str) -> tuple[str, ...]:
     lines = (line.strip() for line in blocks[-1]["keys"].splitlines())
     found = (_KEY.fullmatch(line) for line in lines)
     return tuple(dict.fromkeys(match["key"] for match in found if match))
+
+
+def client_error() -> type[Any]:
+    """The SDK's error for what EC2 answered; loaded only once it is needed."""
+    from botocore.exceptions import ClientError
+
+    found: type[Any] = ClientError
+    return found

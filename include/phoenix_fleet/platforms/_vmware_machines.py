@@ -9,6 +9,7 @@ from typing import Any
 
 from phoenix_fleet.domain.errors import NotFound, NotOurs, Unavailable
 from phoenix_fleet.domain.models import Instance
+from phoenix_fleet.platforms import _vmware_disks as disks
 from phoenix_fleet.platforms import _vmware_view as view
 from phoenix_fleet.platforms._vmware_collect import Seen, ended, listed, looked_at
 from phoenix_fleet.platforms._vmware_errors import is_a, of_fault, passing
@@ -164,6 +165,8 @@ def end(content: Any, machine: Any, found: Mapping[str, Any], now: datetime) -> 
             with passing("InvalidPowerState"):
                 _power_off(content, machine)
         with passing("InvalidPowerState"):  # its power is not off yet: it is told again if it stays
+            # vCenter removes a machine with all its disks; data is none of them.
+            disks.let_go(content, machine, "terminate")
             machine.Destroy_Task()
 
 

@@ -12,6 +12,7 @@ from phoenix_fleet.connections import Connections
 from phoenix_fleet.domain.ladder import Rung
 from phoenix_fleet.domain.models import Artefact, Instance, LaunchIntent
 from phoenix_fleet.domain.pacing import Quota
+from phoenix_fleet.domain.volumes import Snapshot, Volume, VolumeIntent
 
 
 class Platform(ABC):
@@ -88,4 +89,72 @@ class Platform(ABC):
         """Delete the artefact; deleting what is not there is success.
 
         :raises InUse: an instance of ours still runs from it.
+        """
+
+
+class Volumes(ABC):
+    """What a platform can do beside ``Platform`` that has data volumes; whoever wants them asks the driver for it.
+
+    A data volume belongs to a slot, and its marks say so: owner, fleet, slot and name, on the volume itself. Nothing
+    here or in ``Platform`` ever deletes one or a snapshot of it: ``terminate`` leaves those that are still attached as
+    they are. Otherwise the promises of ``Platform`` hold: no waiting, no judging, every page or an error.
+    """
+
+    VolumeSettings: ClassVar[type[BaseModel]]
+    """What a fleet file may say below ``options`` of one volume."""
+
+    @abstractmethod
+    def list_volumes(self, fleet: str) -> Sequence[Volume]:
+        """All data volumes of ours that carry that fleet's mark, in any state, by slot and name.
+
+        Every page or an error. One that is left out is not gone: nobody makes another in its place.
+        """
+
+    @abstractmethod
+    def create_volume(self, intent: VolumeIntent) -> Volume:
+        """A blank volume with all its marks at birth; returns once the platform has *accepted*.
+
+        Idempotent by (fleet, slot, name): the same volume, never a second one, also when two callers race.
+
+        :raises InvalidSpec: the request can never work.
+        :raises IntentMismatch: that volume was asked for with other parameters.
+        :raises CapacityExhausted: no room now.
+        """
+
+    @abstractmethod
+    def snapshot_volume(self, volume_id: str, token: str) -> Snapshot:
+        """Ask for a snapshot that carries the volume's marks and the token; the same token gives the same snapshot.
+
+        The instance that has the volume was stopped before, so that what was written is in it.
+
+        :raises NotFound: not to be seen. :raises NotOurs: it lacks our marks.
+        """
+
+    @abstractmethod
+    def list_snapshots(self, volume_id: str) -> Sequence[Snapshot]:
+        """All snapshots of ours of that volume. Every page or an error."""
+
+    @abstractmethod
+    def detach_volume(self, volume_id: str, instance_id: str) -> None:
+        """Take the volume from exactly that instance; nothing happens if another one has it or nobody.
+
+        :raises InUse: the instance runs, so that something may still be written. Nothing was touched.
+        :raises NotFound: not to be seen. :raises NotOurs: one of the two lacks our marks.
+        """
+
+    @abstractmethod
+    def attach_volume(self, volume_id: str, instance_id: str) -> None:
+        """Give the volume to that instance, which runs; nothing happens if it has it already.
+
+        :raises InUse: another instance has it, ours or not. Nothing was touched.
+        :raises NotFound: not to be seen. :raises NotOurs: one of the two lacks our marks.
+        """
+
+    @abstractmethod
+    def stop(self, instance_id: str) -> None:
+        """Ask the instance's own system to shut down, so that all is written; returns at once. Repeating is harmless.
+
+        The instance is *stopping* or still *running* meanwhile, and *failed* once it is down.
+
+        :raises NotFound: not to be seen. :raises NotOurs: it lacks our ownership marks.
         """

@@ -15,10 +15,12 @@ from phoenix_fleet.domain.errors import InUse, InvalidSpec, NotFound, NotOurs, U
 from phoenix_fleet.domain.ladder import Rung
 from phoenix_fleet.domain.models import OWNER, Artefact, Instance, InstanceState, LaunchIntent
 from phoenix_fleet.domain.pacing import Quota
+from phoenix_fleet.domain.volumes import Snapshot, Volume, VolumeIntent
 from phoenix_fleet.platforms import _ec2_launch as launching
 from phoenix_fleet.platforms import _ec2_view as view
+from phoenix_fleet.platforms import _ec2_volumes as disks
 from phoenix_fleet.platforms._ec2_settings import Settings
-from phoenix_fleet.platforms.base import Platform
+from phoenix_fleet.platforms.base import Platform, Volumes
 
 __all__ = ["Driver", "Settings"]
 
@@ -26,10 +28,11 @@ _PAGE = 1000
 """The most instances in a page: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstances.html"""
 
 
-class Driver(Platform):
+class Driver(Platform, Volumes):
     """Amazon EC2. Safe from any thread."""
 
     Settings = Settings
+    VolumeSettings = disks.VolumeSettings
 
     # RunInstances has a resource bucket of 1,000 that two instances a second come back into
     # (https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html#throttling-limits-cost-based). What is
@@ -57,9 +60,9 @@ class Driver(Platform):
                 return found
             try:
                 subnets = client.describe_subnets(SubnetIds=list(settings.subnets))["Subnets"]
-                subnet = launching.choose(subnets, settings.subnets, intent)
+                subnet = launching.choose(subnets, settings.subnets, intent, settings.addresses.get(intent.slot, ""))
                 seen = client.run_instances(**launching.request(intent, settings, subnet))["Instances"]
-            except _client_error() as error:
+            except view.client_error() as error:
                 return self._refused(client, intent, error)
             return view.instance(_only(seen, intent), public=self._public, born_with=view.marks(intent))
 
@@ -84,7 +87,7 @@ class Driver(Platform):
                 return
             try:
                 client.terminate_instances(InstanceIds=[instance_id])
-            except _client_error() as error:
+            except view.client_error() as error:
                 raise aws.error_of(f"terminate {instance_id}", error) from error
 
     def hostspec(self, instance: Instance) -> str:
@@ -95,6 +98,48 @@ class Driver(Platform):
         if not instance.address:
             raise InvalidSpec(f"{instance.name} has no address.", remedy="Ask once it is running.")
         return f"ssh://root@{instance.address}"
+
+    # Data volumes
+
+    def list_volumes(self, fleet: str) -> Sequence[Volume]:
+        """All EBS volumes of this account and region with our tags, that fleet's and ``phoenix.volume``."""
+        with self._ec2(f"list volumes of {fleet}") as client:
+            return disks.listed(client, fleet)
+
+    def create_volume(self, intent: VolumeIntent) -> Volume:
+        """One EBS volume in the intent's zone; EC2 itself keeps the token."""
+        with self._ec2(f"make {intent.label}") as client:
+            return disks.make(client, intent)
+
+    def snapshot_volume(self, volume_id: str, token: str) -> Snapshot:
+        """One EBS snapshot, tagged at birth; it counts from the moment EC2 has accepted it."""
+        with self._ec2(f"take a snapshot of {volume_id}") as client:
+            return disks.snapshot(client, volume_id, token)
+
+    def list_snapshots(self, volume_id: str) -> Sequence[Snapshot]:
+        """All snapshots of this account with our tags."""
+        with self._ec2(f"list snapshots of {volume_id}") as client:
+            return disks.snapshots(client, volume_id)
+
+    def detach_volume(self, volume_id: str, instance_id: str) -> None:
+        """From a stopped or terminated instance, never by force."""
+        with self._ec2(f"detach {volume_id}") as client:
+            try:
+                holder: dict[str, Any] | None = _inspect(client, instance_id)
+            except NotFound:
+                holder = None
+            disks.detach(client, volume_id, holder, instance_id)
+
+    def attach_volume(self, volume_id: str, instance_id: str) -> None:
+        """At the first device that is free; the volume stays when the instance is terminated."""
+        with self._ec2(f"attach {volume_id}") as client:
+            disks.attach(client, volume_id, _inspect(client, instance_id))
+
+    def stop(self, instance_id: str) -> None:
+        """``StopInstances``, which lets the system shut down."""
+        with self._ec2(f"stop {instance_id}") as client:
+            if _inspect(client, instance_id)["State"]["Name"] in ("pending", "running"):
+                client.stop_instances(InstanceIds=[instance_id])
 
     # Images
 
@@ -190,13 +235,6 @@ class Driver(Platform):
         ) from error
 
 
-def _client_error() -> type[Any]:
-    from botocore.exceptions import ClientError
-
-    found: type[Any] = ClientError
-    return found
-
-
 def _every_page(client: Any, filters: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Instances in any state; an error on any page is the error of the whole."""
     pages = client.get_paginator("describe_instances").paginate(
@@ -212,7 +250,7 @@ def _inspect(client: Any, instance_id: str) -> dict[str, Any]:
         raise missing
     try:
         groups = client.describe_instances(InstanceIds=[instance_id])["Reservations"]
-    except _client_error() as error:
+    except view.client_error() as error:
         if aws.code_of(error) in ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed"):
             raise missing from None
         raise
@@ -234,7 +272,7 @@ def _console_keys(client: Any, instance_id: str) -> tuple[str, ...]:
     for latest in (True, False):
         try:
             answer = client.get_console_output(InstanceId=instance_id, Latest=latest)
-        except _client_error() as error:
+        except view.client_error() as error:
             if latest and aws.code_of(error) in ("UnsupportedOperation", "InvalidParameterCombination"):
                 continue
             raise

@@ -27,6 +27,7 @@ from phoenix_fleet.domain.errors import (
 )
 from phoenix_fleet.domain.ladder import Rung
 from phoenix_fleet.domain.models import OWNER, Artefact, Instance, InstanceState, LaunchIntent
+from phoenix_fleet.platforms._fake_volumes import FakeVolumes
 from phoenix_fleet.platforms.base import Platform
 
 
@@ -44,10 +45,11 @@ class Settings(BaseModel):
     show_gone: bool = Field(False, description="Whether reads go on showing an instance that is gone, as gone.")
     zones: tuple[str, ...] = Field((), description="Zones that machines are put into in turn. Default: none.")
     hosts: int = Field(0, ge=0, description="How many hosts each zone has, used in turn. Default: none is told.")
+    volume_seconds: float = Field(0.0, ge=0, description="How long a change of a data volume takes, in seconds.")
     strict_images: bool = Field(False, description="Whether only artefacts told by add_image can be launched.")
 
 
-class Driver(fakeworld.Faults, Platform):
+class Driver(fakeworld.Faults, FakeVolumes, Platform):
     """The fake platform, with what a test needs to set it up and to look into it."""
 
     Settings = Settings
@@ -101,9 +103,19 @@ class Driver(fakeworld.Faults, Platform):
         """Let it be stopping, and gone after ``stop_reads`` and ``stop_seconds``."""
         with self.world.call("terminate", instance_id) as data:
             machine, _ = self._look(data, instance_id, counts=False)
-            if machine["timeline"][-1][1] not in (InstanceState.STOPPING, InstanceState.GONE):
+            now = machine["timeline"][-1][1]
+            stops = bool(machine.pop("stops", False)) and now == InstanceState.STOPPING
+            if stops or now not in (InstanceState.STOPPING, InstanceState.GONE):
                 fakeworld.put(machine["timeline"], self.world.now(), InstanceState.STOPPING)
                 machine["reads_left"] = self.settings.stop_reads
+
+    def stop(self, instance_id: str) -> None:
+        """Let it be stopping, and failed, which is down and not gone, after as much as a termination takes."""
+        with self.world.call("stop", instance_id) as data:
+            machine, _ = self._look(data, instance_id, counts=False)
+            if machine["timeline"][-1][1] in (InstanceState.STARTING, InstanceState.RUNNING):
+                fakeworld.put(machine["timeline"], self.world.now(), InstanceState.STOPPING)
+                machine.update(reads_left=self.settings.stop_reads, stops=True, message="it was stopped")
 
     def hostspec(self, instance: Instance) -> str:
         """``fake://<id>``."""
@@ -285,7 +297,8 @@ class Driver(fakeworld.Faults, Platform):
         if state == InstanceState.STARTING:
             seconds, reads, after = self.settings.boot_seconds, self.settings.boot_reads, machine["fate"]
         elif state == InstanceState.STOPPING:
-            seconds, reads, after = self.settings.stop_seconds, self.settings.stop_reads, str(InstanceState.GONE)
+            after = str(InstanceState.FAILED if machine.get("stops") else InstanceState.GONE)
+            seconds, reads = self.settings.stop_seconds, self.settings.stop_reads
         else:
             return
         now = self.world.now()

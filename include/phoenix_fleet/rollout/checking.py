@@ -9,7 +9,7 @@ from phoenix_fleet.domain.errors import Blind
 from phoenix_fleet.domain.fleets import Decision, Observed, SlotView, Target
 from phoenix_fleet.domain.models import Backend, Instance, InstanceState
 from phoenix_fleet.domain.steps import Step
-from phoenix_fleet.rollout import giving_way, neighbours, rationing, retiring
+from phoenix_fleet.rollout import giving_way, moving, neighbours, quorum, rationing, retiring
 from phoenix_fleet.rollout.planning import artefact_of, calendar_of, good_enough, target_of
 from phoenix_fleet.rollout.progress import (
     LATER,
@@ -59,7 +59,7 @@ def check(work: Replacement) -> Result:
         return Waiting(decision.reason, LATER)
     if view.new is None and (rationed := rationing.find_rationed(work)):
         return rationed
-    return _begin(work, view)
+    return quorum.before(work, observed, view.old) or _begin(work, view)
 
 
 def target_of_slot(work: Replacement) -> Target:
@@ -165,6 +165,7 @@ def _begin(work: Replacement, view: SlotView) -> Moved:
     facts: dict[str, Any] = {"old": Identity.of(view.old).facts() if view.old else None}
     if any(_domain(view.old)):
         facts["domain"] = list(_domain(view.old))
+    facts |= moving.place(work)
     planned = work.slot.old_instance
     if planned and planned not in [each.id for each in (view.old, view.new) if each]:
         work.say(f"{planned} was planned to go and no longer stands there")

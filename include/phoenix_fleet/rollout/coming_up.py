@@ -11,7 +11,7 @@ from phoenix_fleet.domain.errors import TransientError
 from phoenix_fleet.domain.fleets import Decision, Observed
 from phoenix_fleet.domain.left_over import crowded, find_left_over
 from phoenix_fleet.domain.models import Backend, Instance, InstanceState, LaunchIntent
-from phoenix_fleet.rollout import giving_way, rationing, readiness, retiring, watching
+from phoenix_fleet.rollout import giving_way, moving, rationing, readiness, retiring, watching
 from phoenix_fleet.rollout.checking import check_image, target_of_slot
 from phoenix_fleet.rollout.measuring import look_early, measure_all
 from phoenix_fleet.rollout.progress import AT_ONCE, SOON, Failing, Moved, Result, Waiting, pause, soon, words
@@ -135,7 +135,7 @@ def _frozen(intent: LaunchIntent) -> dict[str, Any]:
 
 
 def ready(work: Replacement) -> Result:
-    """Moved once the new instance runs, is the image it should be, and answers with its own SSH host key."""
+    """Moved once the new instance runs, is the right image, answers with its own SSH host key, and has its data."""
     instance = work.see(_new(work).id)
     if instance is None:
         return Waiting("the platform does not show it yet", soon(work.elapsed))
@@ -144,13 +144,17 @@ def ready(work: Replacement) -> Result:
     _still_ours(work, instance)
     if lacks := readiness.missing(instance, work.artefact.digest, work.deps.ssh_probe):
         return Waiting(lacks, soon(work.elapsed))
-    return Moved(f"{instance.name} answers at {instance.address}", facts={"new": Identity.of(instance).facts()})
+    given = moving.supply(work, instance)
+    if isinstance(given, Waiting):
+        return given
+    facts = {"new": Identity.of(instance).facts(), **given}
+    return Moved(f"{instance.name} answers at {instance.address}", facts=facts)
 
 
 def configure(work: Replacement) -> Result:
     """Moved once the configurator has applied the fleet's environment."""
     instance = _running(work)
-    work.deps.configurator.apply(instance, work.deps.environment, work.say)
+    work.deps.configurator.apply(instance, moving.environment(work), work.say)
     return Moved(f"{instance.name} is configured for {work.deps.environment.name}")
 
 

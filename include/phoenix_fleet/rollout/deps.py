@@ -16,7 +16,7 @@ from phoenix_fleet.domain.clock import Clock, SystemClock
 from phoenix_fleet.domain.errors import InvalidConfig
 from phoenix_fleet.domain.models import Environment, Instance
 from phoenix_fleet.gates.base import Gate
-from phoenix_fleet.platforms.base import Platform
+from phoenix_fleet.platforms.base import Platform, Volumes
 from phoenix_fleet.rollout import sshprobe
 
 if TYPE_CHECKING:
@@ -65,6 +65,9 @@ class Deps:
     """Public SSH key that new instances accept, in OpenSSH's form; empty for none."""
     neighbours: tuple[Neighbour, ...] = ()
     """The fleets that must be whole for a replacement to begin."""
+    volumes: Volumes | None = None
+    """The platform, if the fleet has data volumes there."""
+    quorum_gates: tuple[NamedGate, ...] = ()
 
 
 def deps_for(
@@ -94,8 +97,25 @@ def deps_for(
         log=log,
         clock=catalog.clock,
         authorized_key=public_key(fleet.access, connections),
+        volumes=volumes_of(platform, fleet),
+        quorum_gates=load_gates(fleet.quorum, connections, fleet.home),
         neighbours=tuple(neighbour_of(project.fleet(name), connections) for name in fleet.depends_on),
     )
+
+
+def volumes_of(platform: Platform, fleet: Fleet) -> Volumes | None:
+    """The platform, asked for its data volumes; None if the fleet has none.
+
+    :raises InvalidConfig: it should have some, and the platform has none.
+    """
+    if not fleet.volumes:
+        return None
+    if not isinstance(platform, Volumes):
+        raise InvalidConfig(
+            f"{fleet.name} declares volumes, and the platform {fleet.platform.name} has no data volumes.",
+            remedy="Take another platform; docs/howto/stateful-fleets.md names those that have them.",
+        )
+    return platform
 
 
 def neighbour_of(fleet: Fleet, connections: Connections) -> Neighbour:

@@ -19,17 +19,18 @@ from phoenix_fleet.domain.errors import Blind, PermanentError, PhoenixError, Ref
 from phoenix_fleet.domain.models import Image
 from phoenix_fleet.domain.planner import Target
 from phoenix_fleet.domain.steps import Step, order
-from phoenix_fleet.rollout import checking, coming_up, going_away, pending, undoing
+from phoenix_fleet.rollout import checking, coming_up, going_away, pending, quorum, undoing
 from phoenix_fleet.rollout.deps import Deps, deps_for
 from phoenix_fleet.rollout.eyes import watchful
 from phoenix_fleet.rollout.pacing import Pacer
-from phoenix_fleet.rollout.planning import frozen_fleet, observe, shape_of
+from phoenix_fleet.rollout.planning import frozen_fleet, look_at, shape_of
 from phoenix_fleet.rollout.progress import (
     LATER,
     DeadlineAlarm,
     Failing,
     Finished,
     GivesWay,
+    Moved,
     Progress,
     Result,
     Waiting,
@@ -80,7 +81,8 @@ class Engine:
     """Carries out the replacements of one rollout. Safe to make anew at any moment."""
 
     def __init__(self, deps: Deps, fleet: Fleet, image: Image, rollout: RolloutRecord) -> None:
-        self.deps = replace(deps, platform=watchful(deps.platform), balancer=watchful(deps.balancer))
+        volumes = watchful(deps.volumes) if deps.volumes is not None else None
+        self.deps = replace(deps, platform=watchful(deps.platform), balancer=watchful(deps.balancer), volumes=volumes)
         self.fleet = fleet
         self.image = image
         self.rollout = rollout
@@ -93,7 +95,7 @@ class Engine:
         if shape.max_in_flight <= 1:
             return 1, "max_in_flight is 1"  # whatever the fleet looks like, so nobody needs to look
         try:
-            seen = observe(self.deps.platform, self.deps.balancer, self.fleet.name)
+            seen = look_at(self.deps, self.fleet)
         except Blind as error:
             return 1, f"there is no complete view of the fleet: {plain(error)}"
         under_way = [each.slot for each in self.deps.catalog.rollouts.under_way(self.rollout.id)]
@@ -158,7 +160,10 @@ class Engine:
     def _perform(self, work: Replacement) -> Result:
         try:
             pending.settle(work)
-            return STEPS[work.step](work)
+            result = quorum.remembered(work) or STEPS[work.step](work)
+            if isinstance(result, Moved) and self._after(work.step) is None:
+                return quorum.after(work, result)
+            return result
         except (Refused, Blind):
             raise
         except TransientError as error:
@@ -213,18 +218,19 @@ class Engine:
     def _limit(self, step: Step) -> timedelta:
         """How long a step may take altogether."""
         fleet, times = self.fleet, self.fleet.timeouts
-        after_launch = times.ready + times.configure + times.verify + times.admit + 3 * fleet.watch_time
+        moving = times.volumes if self.deps.volumes is not None else timedelta()
+        after_launch = moving + times.ready + times.configure + times.verify + times.admit + 3 * fleet.watch_time
         limits = {
             # What it waits for is another machine's replacement.
-            Step.CHECK: after_launch + fleet.drain.limit + times.terminate,
-            Step.LAUNCH: times.ready + times.terminate,
-            Step.READY: times.ready,
+            Step.CHECK: after_launch + fleet.drain.limit + times.terminate + moving,
+            Step.LAUNCH: times.ready + times.terminate + moving,
+            Step.READY: times.ready + moving,
             Step.CONFIGURE: times.configure,
             Step.VERIFY: times.verify,
             Step.ADMIT: times.admit,
             Step.WATCH: 3 * fleet.watch_time + times.verify,
             Step.DRAIN: times.admit + fleet.drain.limit + times.terminate,
-            Step.TERMINATE: times.terminate,
+            Step.TERMINATE: times.terminate + moving,
         }
         return limits[step]
 
@@ -265,12 +271,14 @@ class Engine:
         except (Failing, PermanentError) as error:
             outcome = undoing.Undone(f"the clean-up stopped: {plain(error)}")
         limit = times.admit + self.fleet.drain.limit + times.terminate
+        limit += times.volumes if self.deps.volumes is not None else timedelta()
         if isinstance(outcome, Waiting) and (work.since("failed_at") or timedelta()) > limit:
             return undoing.Undone(f"the clean-up did not end within {words(limit)}: {outcome.message}")
         return outcome
 
     def _is_going(self, work: Replacement) -> bool:
-        return work.step is Step.TERMINATE and work.asked_to_terminate_old
+        """Also once all is done but that the quorum has to hold: retiring the new one would make that worse."""
+        return (work.step is Step.TERMINATE and work.asked_to_terminate_old) or quorum.remembered(work) is not None
 
     def _conclude(self, work: Replacement, undone: undoing.Undone) -> Progress:
         failing = work.facts["failing"]
@@ -281,7 +289,7 @@ class Engine:
             return Progress("done", work.step, f"put back to the end: {reason}")
         if self._is_going(work):
             # The old instance is on its way out and the new one serves: that is where to go on from.
-            work.note(failing=None, failed_at=None)
+            work.note(failing=None, failed_at=None, **quorum.anew(work))
             rollouts.fail(work.ticket, work.step, reason, resume_at=work.step)
         else:
             rollouts.fail(work.ticket, work.step, reason)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from phoenix_fleet.domain.errors import AuthenticationFailed, Blind, Throttled, TimedOut, Unavailable
 
-_READS = frozenset({"get_instance", "list_instances", "list_images", "state"})
+_READS = frozenset({"get_instance", "list_instances", "list_images", "list_volumes", "list_snapshots", "state"})
 
 Seam = TypeVar("Seam")
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from phoenix_fleet.domain import planner
 from phoenix_fleet.domain.models import Backend, BackendStatus, Instance, InstanceState
 from phoenix_fleet.domain.planner import Decision
-from phoenix_fleet.rollout import giving_way, retiring
+from phoenix_fleet.rollout import giving_way, quorum, retiring
 from phoenix_fleet.rollout.progress import AT_ONCE, LATER, Failing, Moved, Result, Waiting, pause, soon, words
 from phoenix_fleet.rollout.replacement import Identity, Replacement, seen_since
 
@@ -78,6 +78,9 @@ def terminate(work: Replacement) -> Result:
     if old is None:
         return Moved("there was no instance to terminate")
 
+    if not work.asked_to_terminate_old:
+        quorum.check_still(work, old)
+
     def allowed() -> Decision:
         decision = _may_go(work, old, work.facts.get("old_served"))
         if not decision.allowed and not work.facts.get(f"asked {old.id}"):
@@ -96,4 +99,7 @@ def _counts(instance: Instance, status: BackendStatus) -> bool:
 
 def _may_go(work: Replacement, old: Identity, served: bool | None) -> Decision:
     new = work.new
+    if work.facts.get(f"stopping {old.id}"):
+        work.observe()
+        return Decision(True, f"{old.name} was told to stop, so nothing more is lost with it")
     return planner.may_take_out(work.shape, work.observe(), old.id, new.id if new else "", counted=served)

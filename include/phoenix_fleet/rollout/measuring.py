@@ -57,6 +57,19 @@ def look_early(work: Replacement, gates: Sequence[NamedGate], instance: Instance
             work.say(line)
 
 
+def find_bad(work: Replacement, gates: Sequence[NamedGate], instance: Instance) -> str:
+    """The first gate that does not pass on that instance now, in words; empty, with all recorded, if every one does."""
+    found = []
+    for named in gates:
+        measurement = _measure(work, named, instance, {})
+        if judge(measurement) is not Verdict.PASSED:
+            return f"{named.name} on {instance.name}: {judge(measurement)}: {measurement.error or measurement.value}"
+        found.append((named, measurement))
+    for named, measurement in found:
+        _record(work, named, instance, measurement)
+    return ""
+
+
 def _measure(work: Replacement, named: NamedGate, instance: Instance, watch: Mapping[str, Any]) -> Measurement:
     try:
         return named.gate.measure(subject_of(work, instance, watch))

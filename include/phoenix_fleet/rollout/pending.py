@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from phoenix_fleet.domain.models import Backend, InstanceState
+from phoenix_fleet.rollout import moving
 from phoenix_fleet.rollout.replacement import Identity, Replacement
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def settle_gone(work: Replacement, machine: Identity) -> None:
 
 
 def _seen(work: Replacement, intent: IntentRecord) -> tuple[Outcome, str]:
+    if intent.action in moving.ACTIONS:
+        return moving.seen(work, intent)
     if intent.action == "launch":
         for each in work.deps.platform.list_instances(work.fleet.name):
             if each.token == intent.token:

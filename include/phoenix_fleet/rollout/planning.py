@@ -18,6 +18,7 @@ from phoenix_fleet.domain.errors import InvalidConfig, NotOurs, Refused
 from phoenix_fleet.domain.ladder import Rung, has_reached
 from phoenix_fleet.domain.models import Artefact, Backend, BackendStatus, Image, Instance, InstanceState
 from phoenix_fleet.domain.planner import FleetShape, Observed, Plan, Target
+from phoenix_fleet.domain.volumes import withhold
 from phoenix_fleet.domain.windows import Version
 from phoenix_fleet.platforms.base import Platform
 from phoenix_fleet.rollout.deps import Deps
@@ -157,6 +158,14 @@ def observe(platform: Platform, balancer: Balancer, fleet: str) -> Observed:
     return Observed(instances, {each.id: _backend(balancer, each) for each in instances})
 
 
+def look_at(deps: Deps, fleet: Fleet) -> Observed:
+    """The same with all that the fleet's file says of it: an instance without its data serves nobody."""
+    seen = observe(deps.platform, deps.balancer, fleet.name)
+    if deps.volumes is None:
+        return seen
+    return withhold(seen, deps.volumes.list_volumes(fleet.name), [each.name for each in fleet.volumes])
+
+
 def _backend(balancer: Balancer, instance: Instance) -> BackendStatus:
     if instance.state is not InstanceState.RUNNING:
         return BackendStatus(Backend.ABSENT)
@@ -193,7 +202,7 @@ def draw_plan(
     """
     if force and not only:
         raise InvalidConfig("Only named slots can be forced.", remedy="Name those that are to be replaced.")
-    seen, now, shape = observe(deps.platform, deps.balancer, fleet.name), deps.clock.now(), shape_of(fleet)
+    seen, now, shape = look_at(deps, fleet), deps.clock.now(), shape_of(fleet)
     forced = [each.id for each in seen.instances if each.slot in only] if force else []
     target = target_of(deps.catalog, fleet, image, undone=undone, forced=forced)
     # An empty slot is filled all the same: a waiver is about an instance that must stay.

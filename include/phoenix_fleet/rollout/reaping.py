@@ -20,7 +20,7 @@ from phoenix_fleet.domain.errors import Busy, InUse, NotFound, NotOurs, PhoenixE
 from phoenix_fleet.domain.fleets import Observed
 from phoenix_fleet.domain.models import Backend, BackendStatus, Instance, InstanceState
 from phoenix_fleet.domain.reaping import Inventory, Launch, Memory, Orphan, Reaping, Rules
-from phoenix_fleet.platforms.base import Platform
+from phoenix_fleet.platforms.base import Platform, Volumes
 from phoenix_fleet.rollout import deps, forgetting, gone
 from phoenix_fleet.rollout.eyes import watchful
 from phoenix_fleet.rollout.forgetting import Spared
@@ -81,10 +81,12 @@ def reaper_for(fleet: Fleet, catalog: Catalog, connections: Connections, *, log:
 
     :raises InvalidConfig: one of them is missing or wrong.
     """
+    platform = deps.load("platforms", fleet.platform, connections)
     return Reaper(
-        deps.load("platforms", fleet.platform, connections),
+        platform,
         catalog,
         fleet.name,
+        volumes=deps.volumes_of(platform, fleet),
         slots=fleet.slots,
         balancer=deps.load("balancers", fleet.balancer, connections),
         log=log,
@@ -129,6 +131,7 @@ class Reaper:
         *,
         slots: list[str] | None = None,
         balancer: Balancer | None = None,
+        volumes: Volumes | None = None,
         family: str = "",
         place: str = "",
         log: Callable[[str], None],
@@ -138,10 +141,12 @@ class Reaper:
         """Name what it works on.
 
         :param balancer: the fleet's; None for throw-away instances, which no traffic reaches.
+        :param volumes: the platform, if the fleet has data volumes: what has one is left to a rollout.
         :param family: the image family whose throw-away instances they are, and ``place`` the platform's name.
         """
         self.platform = watchful(platform)
         self.balancer = watchful(balancer) if balancer is not None else None
+        self.volumes = watchful(volumes) if volumes is not None else None
         self.catalog = catalog
         self.fleet = fleet
         self.slots = frozenset(slots or ())
@@ -232,6 +237,7 @@ class Reaper:
     def _reap(self, orphan: Orphan) -> None:
         """Tell it to terminate, out of the balancer first. :raises Spared: it is left alone for now."""
         instance, status = self._read_again(orphan)
+        self._check_data(instance)
         if self.balancer is not None and status.state is not Backend.ABSENT:
             self._take_out(orphan, instance, self.balancer)
             instance, status = self._read_again(orphan)
@@ -241,6 +247,12 @@ class Reaper:
             self._reap_by("terminate", orphan, lambda: self.platform.terminate(instance.id))
         except NotFound as error:
             raise Spared(plain(error)) from error
+
+    def _check_data(self, instance: Instance) -> None:
+        """Return if it has no data volume. :raises Spared: it has one, which a rollout gives back in order."""
+        for each in self.volumes.list_volumes(self.fleet) if self.volumes is not None else ():
+            if each.attached_to == instance.id:
+                raise Spared(f"the data volume {each.label} is at it")
 
     def _take_out(self, orphan: Orphan, instance: Instance, balancer: Balancer) -> None:
         self._reap_by("drain", orphan, lambda: balancer.drain(instance))

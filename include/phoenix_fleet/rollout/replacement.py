@@ -18,7 +18,7 @@ from phoenix_fleet.domain.models import Artefact, BackendStatus, Image, Instance
 from phoenix_fleet.domain.planner import FleetShape, Observed
 from phoenix_fleet.domain.steps import Step
 from phoenix_fleet.rollout.deps import Deps
-from phoenix_fleet.rollout.planning import brake_of, observe, shape_of
+from phoenix_fleet.rollout.planning import brake_of, look_at, shape_of
 from phoenix_fleet.rollout.progress import Failing
 
 if TYPE_CHECKING:
@@ -149,8 +149,9 @@ class Replacement:
 
     @property
     def asked_to_terminate_old(self) -> bool:
-        """Whether the old instance's termination was asked for, so that it cannot be brought back."""
-        return self.old is not None and bool(self.facts.get(f"asked {self.old.id}"))
+        """Whether the old instance was told to terminate, or to stop, so that it cannot be brought back."""
+        old = self.old
+        return old is not None and any(self.facts.get(f"{word} {old.id}") for word in ("asked", "stopping"))
 
     @property
     def has_balancer(self) -> bool:
@@ -217,7 +218,7 @@ class Replacement:
         :raises Blind: what was read cannot be true.
         :raises Failing: so much of the fleet is out of service that nothing may be touched any more.
         """
-        seen = self._without_the_going(observe(self.deps.platform, self.deps.balancer, self.fleet.name))
+        seen = self._without_the_going(look_at(self.deps, self.fleet))
         rollouts, rollout = self.deps.catalog.rollouts, self.rollout.id
         excused = set(rollouts.unfilled(rollout))
         if not self.shape.budget.max_surge:
@@ -283,7 +284,7 @@ class Replacement:
             artefact=self.artefact,
             authorized_key=self.deps.authorized_key,
             settings=dict(self.fleet.platform.settings),
-            zone=self.domain[0],
+            zone=self.facts.get("volume_zone") or self.domain[0],
         )
 
     def act(
@@ -332,7 +333,8 @@ class Replacement:
 
 def _taken_out(slot: SlotRecord) -> bool:
     """Whether it is dark because we took its old instance out: one that died by itself is no more meant than others."""
-    return any(kept and fact.startswith(("drain_asked", "drained ", "asked ")) for fact, kept in slot.facts.items())
+    told = ("drain_asked", "drained ", "stopping ", "asked ")
+    return any(kept and fact.startswith(told) for fact, kept in slot.facts.items())
 
 
 def seen_since(fact: str, since: datetime, now: datetime) -> dict[str, str]:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from phoenix_fleet.domain.errors import InUse, NotFound
 from phoenix_fleet.domain.models import Backend, Instance, InstanceState
 from phoenix_fleet.domain.planner import Decision
-from phoenix_fleet.rollout import gone, pending
+from phoenix_fleet.rollout import gone, moving, pending
 from phoenix_fleet.rollout.progress import AT_ONCE, SOON, Failing, Waiting, pause, plain, soon, words
 from phoenix_fleet.rollout.replacement import Identity, Replacement
 
@@ -65,7 +65,10 @@ def _take_out(
 ) -> Waiting:
     if refused := _refused(allowed):
         return refused
-    if waiting := _take_traffic(work, machine, instance, cut_after):
+    # What was told to stop had no traffic any more by then.
+    if not moving.is_stopping(work, machine) and (waiting := _take_traffic(work, machine, instance, cut_after)):
+        return waiting
+    if waiting := moving.release(work, machine, instance, lambda: _refused(allowed)):
         return waiting
     asked = work.since(f"asked {machine.id}")
     if asked is not None and timedelta() <= asked < ASK_AGAIN:
