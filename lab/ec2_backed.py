@@ -144,7 +144,7 @@ class BackedCloud(Cloud):
             subnet = self.backend.get_subnet(instance.subnet_id)
             if IMAGE_TAG not in tags:
                 raise Unavailable(f"{instance.image_id} has no tag {IMAGE_TAG}, so there is nothing to run.")
-            data = base64.b64decode(instance.user_data or "")
+            data = base64.b64decode(instance.user_data.as_bytes()) if instance.user_data else b""
             return Order(instance_id, tags[IMAGE_TAG], str(subnet.cidr_block), str(instance.private_ip), data)
 
     def _notice_ends(self) -> None:
