@@ -69,7 +69,11 @@ class Ec2Lab:
         if not self._processes.running(NAME):
             self.down()
             self._places.make()
-            self._start()
+            try:
+                self._start()
+            except BaseException:  # nothing half-way is left, whatever ended it
+                self.down()
+                raise
         return self.account()
 
     def down(self) -> None:

@@ -134,8 +134,7 @@ class Balancing:
         ]
         for key in over:
             del self._targets[key]
-        if over:
-            self._route()
+        self._route()
 
     def _ask(self, arn: str, target: Target) -> None:
         group = self._group(arn)
@@ -176,16 +175,21 @@ class Balancing:
             self._routes[instance_id] = state
 
     def _cut(self, instance_id: str) -> None:
-        self._tell(f"set server {BACKEND}/{instance_id} state maint")
-        self._tell(f"shutdown sessions server {BACKEND}/{instance_id}")
-        self._tell(f"del server {BACKEND}/{instance_id}")
-        del self._routes[instance_id]
+        """Take it out; while HAProxy is still ending its connections, the next round tries again."""
+        server = f"{BACKEND}/{instance_id}"
+        self._tell(f"set server {server} state maint")
+        self._tell(f"shutdown sessions server {server}")
+        if "still has connections" in self._tell(f"del server {server}"):
+            self._routes[instance_id] = "maint"
+        else:
+            del self._routes[instance_id]
 
-    def _tell(self, command: str) -> None:
+    def _tell(self, command: str) -> str:
         assert self._control is not None  # noqa: S101 (for the type checker)
         answer = haproxy.ask(self._control, command).strip()
         if answer and "registered" not in answer and "deleted" not in answer:
             print(f"elb: {command}: {answer}", flush=True)
+        return answer
 
 
 def _answers(target: Target, group: Any) -> bool:

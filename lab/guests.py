@@ -10,8 +10,9 @@ import hashlib
 import io
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ FAMILY, OLD, NEW, BAD = "lab-machine", "2026.10-1", "2026.11-1", "2026.12-1"
 PORT = 8080
 """Where the service answers."""
 
+_KEPT_SECONDS = 2 * 86400
 _GUEST = REPOSITORY / "lab" / "guest"
 _SEED = Seed(suite="bookworm", include=("openssh-server", "python3"))
 _FILES = {"boot.py": "usr/sbin/boot", "vmware-rpctool": "usr/bin/vmware-rpctool"}
@@ -72,6 +74,7 @@ def engine() -> Iterator[Any]:
 def images(log: Callable[[str], None]) -> dict[str, str]:
     """The image of each release, as the engine knows it; those that are there already are used."""
     with tempfile.TemporaryDirectory() as folder, engine() as client:
+        _forget_old(client)
         seed = seeds.docker_image(_SEED, log, docker=DockerCommand(Connection("docker", SOCKET), Path(folder)))
         return {version: _image(client, seed, version, log) for version in (OLD, NEW, BAD)}
 
@@ -93,6 +96,15 @@ def _image(client: Any, seed: str, version: str, log: Callable[[str], None]) -> 
             if "error" in line:
                 raise Unavailable(f"The engine cannot make {name}: {line['error']}") from None
     return name
+
+
+def _forget_old(client: Any) -> None:
+    """Images of earlier days go, unless a machine still runs from them: each keeps its day's seed from going."""
+    for each in client.images(name=NAME):
+        if time.time() - each["Created"] > _KEPT_SECONDS:
+            for tag in each["RepoTags"] or ():
+                with suppress(docker.errors.APIError):
+                    client.remove_image(tag)
 
 
 def packed(files: Mapping[str, bytes]) -> io.BytesIO:
@@ -134,10 +146,8 @@ def remove_images() -> None:
     with engine() as client:
         for each in client.images(name=NAME):
             for tag in each["RepoTags"] or ():
-                try:
+                with suppress(docker.errors.APIError):
                     client.remove_image(tag)
-                except docker.errors.APIError:
-                    continue
 
 
 @contextmanager

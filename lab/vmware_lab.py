@@ -68,7 +68,11 @@ class VmwareLab:
         if not (self.running() and (self._home / "inventory.json").exists()):
             self.down()
             self._places.make()
-            self._start()
+            try:
+                self._start()
+            except BaseException:  # nothing half-way is left, whatever ended it
+                self.down()
+                raise
         return self.inventory()
 
     def down(self) -> None:

@@ -113,6 +113,35 @@ def test_what_runs_is_left_alone(lab: Ec2Lab) -> None:
     assert time.monotonic() - began < 1
 
 
+def test_an_instance_does_what_its_container_does(lab: Ec2Lab) -> None:
+    account = lab.account()
+    with by_hand(lab, "ec2") as ec2, guests.engine() as engine:
+        group = ec2.run_instances(ImageId=account.images[NEW], MinCount=1, MaxCount=1, SubnetId=account.subnets[0])
+        named = group["Instances"][0]["InstanceId"]
+        container = f"{lab.owner}-{named}"
+
+        def word() -> str:
+            (seen,) = ec2.describe_instances(InstanceIds=[named])["Reservations"][0]["Instances"]
+            return str(seen["State"]["Name"])
+
+        def keys() -> tuple[str, ...]:
+            return view.host_keys(ec2.get_console_output(InstanceId=named, Latest=True)["Output"])
+
+        wait_for(lambda: word() == "running", "the machine")
+        born_with = wait_for(keys, "its keys on the console")
+        ec2.stop_instances(InstanceIds=[named])
+        wait_for(lambda: word() == "stopped", "its stop")
+        assert not engine.inspect_container(container)["State"]["Running"]
+        ec2.start_instances(InstanceIds=[named])
+        wait_for(lambda: word() == "running", "its start")
+        assert keys() == born_with
+        engine.kill(container)
+        wait_for(lambda: word() == "stopped", "EC2 to notice that it ended by itself")
+        ec2.terminate_instances(InstanceIds=[named])
+        wait_for(lambda: word() == "terminated", "its end")
+        assert guests.containers(lab.owner) == []
+
+
 @pytest.mark.parametrize(("name", "front"), [("web", "haproxy"), ("store", "elb")])
 def test_a_fleet_is_refreshed_under_traffic_and_halted_by_a_bad_image(
     lab: Ec2Lab, ground: Ground, census: Callable[[], None], name: str, front: str
