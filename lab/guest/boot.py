@@ -47,9 +47,9 @@ def be_born(config: dict[str, Any], name: str | None) -> None:
         for key in Path("/etc/ssh").glob("ssh_host_*"):
             key.unlink()
     for kind in config.get("ssh_genkeytypes", ["ed25519", "ecdsa", "rsa"]):
-        key = f"/etc/ssh/ssh_host_{kind}_key"
-        if not Path(key).exists():
-            subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "root@machine", "-f", key], check=True)
+        made = Path(f"/etc/ssh/ssh_host_{kind}_key")
+        if not made.exists():
+            subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "root@machine", "-f", made], check=True)
     authorize(config)
     for file in config.get("write_files", []):
         path = Path(file["path"])
