@@ -157,23 +157,25 @@ def serve(asked: dict[str, Any], record: Path) -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    machines = Machines(asked["owner"])
-    cloud = BackedCloud(machines, port=asked["port"], control=Path(asked["control"]), interval=asked["interval"])
+    cloud = BackedCloud(
+        Machines(asked["owner"]), port=asked["port"], control=Path(asked["control"]), interval=asked["interval"]
+    )
     try:
         with cloud.running():
-            _write(record, asdict(_furnish(cloud, machines, asked["images"])))
+            _write(record, asdict(_furnish(cloud, asked["owner"], asked["images"])))
             ended.wait()
     finally:
         guests.sweep(asked["owner"])
 
 
-def _furnish(cloud: Any, machines: Any, images: dict[str, str]) -> Account:
+def _furnish(cloud: Any, owner: str, images: dict[str, str]) -> Account:
     from lab.ec2_backed import IMAGE_TAG
 
     backend = cloud.backend
     vpc = backend.create_vpc("10.66.0.0/16").id
     subnets = [
-        str(backend.create_subnet(vpc, machines.bridge(), availability_zone=f"{REGION}{zone}").id) for zone in _ZONES
+        str(backend.create_subnet(vpc, guests.make_bridge(owner), availability_zone=f"{REGION}{zone}").id)
+        for zone in _ZONES
     ]
     amis = {}
     for version, image in images.items():

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from typing import Any
 
 import docker.errors
 
 from lab import guests
-from phoenix_fleet.domain.errors import Unavailable
 
 _SEED = "var/lib/cloud/seed/nocloud/user-data"
 _LARGEST_CONSOLE = 64 * 1024
@@ -34,27 +32,6 @@ class Machines:
 
     def __init__(self, owner: str) -> None:
         self.owner = owner
-
-    def bridge(self) -> str:
-        """A bridge of the engine for a subnet to be; its addresses, the first range of 10.66 that is free."""
-        for third in range(256):
-            cidr = f"10.66.{third}.0/24"
-            pool = docker.types.IPAMPool(subnet=cidr, gateway=f"10.66.{third}.1")
-            try:
-                with guests.engine() as engine:
-                    engine.create_network(
-                        self._network(cidr),
-                        driver="bridge",
-                        ipam=docker.types.IPAMConfig(pool_configs=[pool]),
-                        labels={guests.LABEL: self.owner},
-                        check_duplicate=True,
-                    )
-            except docker.errors.APIError as error:
-                if any(word in str(error).lower() for word in ("overlap", "already exists")):
-                    continue
-                raise
-            return cidr
-        raise Unavailable("No range of 10.66.0.0/16 is free.", remedy="Remove networks of the engine.")
 
     def start(self, order: Order) -> None:
         """Have it run, made new unless it is there."""
@@ -91,7 +68,7 @@ class Machines:
         }
 
     def _make(self, engine: Any, order: Order) -> str:
-        network = self._network(str(ipaddress.ip_network(order.subnet)))
+        network = guests.bridge_name(self.owner, order.subnet)
         at = engine.create_endpoint_config(ipv4_address=order.address)
         made = engine.create_container(
             order.image,
@@ -106,6 +83,3 @@ class Machines:
 
     def _name(self, instance_id: str) -> str:
         return f"{self.owner}-{instance_id}"
-
-    def _network(self, cidr: str) -> str:
-        return f"{self.owner}-{cidr.partition('/')[0]}"

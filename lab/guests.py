@@ -119,6 +119,33 @@ def packed(files: Mapping[str, bytes]) -> io.BytesIO:
     return content
 
 
+def make_bridge(owner: str) -> str:
+    """A bridge of the engine for that owner's machines; its addresses, the first range of 10.66 that is free."""
+    for third in range(256):
+        cidr = f"10.66.{third}.0/24"
+        pool = docker.types.IPAMPool(subnet=cidr, gateway=f"10.66.{third}.1")
+        try:
+            with engine() as client:
+                client.create_network(
+                    bridge_name(owner, cidr),
+                    driver="bridge",
+                    ipam=docker.types.IPAMConfig(pool_configs=[pool]),
+                    labels={LABEL: owner},
+                    check_duplicate=True,
+                )
+        except docker.errors.APIError as error:
+            if any(word in str(error).lower() for word in ("overlap", "already exists")):
+                continue
+            raise
+        return cidr
+    raise Unavailable("No range of 10.66.0.0/16 is free.", remedy="Remove networks of the engine.")
+
+
+def bridge_name(owner: str, cidr: str) -> str:
+    """How the engine calls the bridge with those addresses."""
+    return f"{owner}-{cidr.partition('/')[0]}"
+
+
 def containers(owner: str) -> list[dict[str, Any]]:
     """Every container of that owner, running or not."""
     with engine() as client:

@@ -120,18 +120,17 @@ class VmwareLab:
     def _start(self) -> None:
         self._home.mkdir(mode=0o700)
         images = guests.images(self._log)
-        with guests.engine() as engine:
-            engine.create_network(self.owner, driver="bridge", labels={guests.LABEL: self.owner}, check_duplicate=True)
+        network = guests.bridge_name(self.owner, guests.make_bridge(self.owner))
         self._write("haproxy", asdict(fronts.start(self._places, self._processes, f"{NAME}-haproxy", BACKEND)))
         way = self._vcenter(next(iter(images.values()))).up()
         # Where the host has no DMI the container has none either, and the simulator wants to mount its own there.
         dmi = self._home / "sys" / "class" / "dmi" / "id"
         dmi.mkdir(parents=True)
         for version, image in images.items():
-            run = ["--network", self.owner, "--label", f"{guests.LABEL}={self.owner}"]
+            run = ["--network", network, "--label", f"{guests.LABEL}={self.owner}"]
             _make_template(way, version, [*run, "-v", f"{self._home / 'sys'}:/sys", image])
         artefacts = {version: asdict(artefact) for version, artefact in _artefacts(way).items()}
-        self._write("inventory", asdict(Inventory(self.owner, artefacts)))
+        self._write("inventory", asdict(Inventory(network, artefacts)))
 
     def _sweep_volumes(self) -> None:
         """The simulator gives each container a volume of its name, and does not remove it when it is killed."""
