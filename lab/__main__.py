@@ -1,4 +1,4 @@
-"""The lab from the command line: ``python -m lab up``, ``down``, ``status``."""
+"""The lab from the command line: ``python -m lab up``, ``down``, ``status``; ``ec2`` and ``vmware`` with the same."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lab import ec2_lab, vmware_lab
 from lab.places import Places
 from lab.world import Lab, alone
 from phoenix_fleet.domain.errors import PhoenixError
 
 app = typer.Typer(help="The local data centre that the demo and the end-to-end tests share.", no_args_is_help=True)
+app.add_typer(ec2_lab.app, name="ec2")
+app.add_typer(vmware_lab.app, name="vmware")
 console = Console(stderr=True)
 
 

@@ -29,14 +29,14 @@ from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
-from xml.sax.saxutils import escape
 
 from lab.ec2volumes import Disks
-from lab.ec2words import XMLNS, Call, Fault, Target, console, error, ok, target_ids
+from lab.ec2words import XMLNS, Call, Fault, Target, console, error, health, ok, target_ids
 
 REGION = "eu-central-1"
 ACCOUNT = "123456789012"
 _SIGNED = re.compile(r"Credential=(?P<key>[^/]+)/\d+/[^/]+/(?P<service>[a-z0-9-]+)/")
+Answer = Callable[[dict[str, str], dict[str, Any]], tuple[str, Any, bytes]]
 _CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
 
 
@@ -181,7 +181,17 @@ class Cloud:
         return fault
 
     def _answer(self, call: Call, environ: dict[str, Any]) -> tuple[str, Any, bytes]:
-        own = {
+        own = self._own()
+        params = dict(call.params)
+        if self.drop_filters:
+            params = {key: value for key, value in params.items() if not key.startswith("Filter.")}
+        if call.action in own:
+            return own[call.action](params, environ)
+        return self._ask_moto(params, environ)
+
+    def _own(self) -> dict[str, Answer]:
+        """The actions that are not moto's alone."""
+        return {
             "RunInstances": self._run,
             "DescribeInstances": self._describe,
             "TerminateInstances": self._terminate,
@@ -195,12 +205,6 @@ class Cloud:
             "DeregisterTargets": self._deregister,
             "DescribeTargetHealth": self._target_health,
         }
-        params = dict(call.params)
-        if self.drop_filters:
-            params = {key: value for key, value in params.items() if not key.startswith("Filter.")}
-        if call.action in own:
-            return own[call.action](params, environ)
-        return self._ask_moto(params, environ)
 
     def _ask_moto(self, params: Mapping[str, str], environ: dict[str, Any]) -> tuple[str, Any, bytes]:
         body = urlencode(params).encode()
@@ -294,12 +298,16 @@ class Cloud:
         instance_id = params["InstanceId"]
         if instance_id not in self.instances():
             return error("ec2", "InvalidInstanceID.NotFound", f"The instance ID '{instance_id}' does not exist")
-        text = self.consoles.setdefault(instance_id, console())
+        text = self._written(instance_id)
         return ok(
             f"<GetConsoleOutputResponse {XMLNS}><requestId>1</requestId><instanceId>{instance_id}</instanceId>"
             f"<timestamp>{datetime.now(UTC).isoformat()}</timestamp>"
             f"<output>{base64.b64encode(text.encode()).decode()}</output></GetConsoleOutputResponse>"
         )
+
+    def _written(self, instance_id: str) -> str:
+        """What is on its console."""
+        return self.consoles.setdefault(instance_id, console())
 
     # Targets
 
@@ -331,18 +339,8 @@ class Cloud:
             if target is not None and target.draining and target.drain_reads <= 0:
                 del self.targets[arn, each]
                 target = None
-            word, __, reason = self._health_of(target).partition(" ")
-            told = f"<Reason>{reason}</Reason>" if reason else ""
-            entries.append(
-                f"<member><Target><Id>{escape(each)}</Id><Port>80</Port></Target>"
-                f"<TargetHealth><State>{word}</State>{told}</TargetHealth></member>"
-            )
-        return ok(
-            '<DescribeTargetHealthResponse xmlns="http://elasticloadbalancing.amazonaws.com/doc/2015-12-01/">'
-            f"<DescribeTargetHealthResult><TargetHealthDescriptions>{''.join(entries)}</TargetHealthDescriptions>"
-            "</DescribeTargetHealthResult><ResponseMetadata><RequestId>1</RequestId></ResponseMetadata>"
-            "</DescribeTargetHealthResponse>"
-        )
+            entries.append((each, 80, self._health_of(target)))
+        return health(entries)
 
     @staticmethod
     def _health_of(target: Target | None) -> str:

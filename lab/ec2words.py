@@ -6,7 +6,7 @@ import base64
 import re
 import secrets
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape
@@ -84,6 +84,24 @@ def error(service: str, code: str, words: str, status: int = 400) -> tuple[str, 
     else:
         text = f"<ErrorResponse>{inner}<RequestId>1</RequestId></ErrorResponse>"
     return f"{status} Refused", [("Content-Type", "text/xml;charset=UTF-8")], text.encode()
+
+
+def health(targets: Iterable[tuple[str, int, str]]) -> tuple[str, Any, bytes]:
+    """The health of targets: id, port, and state with the reason after a blank."""
+    entries = []
+    for each, port, said in targets:
+        word, _, reason = said.partition(" ")
+        told = f"<Reason>{reason}</Reason>" if reason else ""
+        entries.append(
+            f"<member><Target><Id>{escape(each)}</Id><Port>{port}</Port></Target>"
+            f"<TargetHealth><State>{word}</State>{told}</TargetHealth></member>"
+        )
+    return ok(
+        '<DescribeTargetHealthResponse xmlns="http://elasticloadbalancing.amazonaws.com/doc/2015-12-01/">'
+        f"<DescribeTargetHealthResult><TargetHealthDescriptions>{''.join(entries)}</TargetHealthDescriptions>"
+        "</DescribeTargetHealthResult><ResponseMetadata><RequestId>1</RequestId></ResponseMetadata>"
+        "</DescribeTargetHealthResponse>"
+    )
 
 
 def console(*keys: str) -> str:

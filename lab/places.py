@@ -28,6 +28,11 @@ class Places:
             cache=Path(os.environ.get("PHOENIX_CACHE") or "/var/cache/phoenix-fleet"),
         )
 
+    def beside(self, name: str) -> Places:
+        """Places next to these, for a lab on one platform that comes and goes by itself."""
+        home, run = (folder.with_name(f"{folder.name}-{name}") for folder in (self.home, self.run))
+        return Places(home, run, self.cache)
+
     def make(self) -> None:
         """Create what is missing, for root alone."""
         for folder in (self.home, self.run, self.cache, self.pids, self.logs):

@@ -6,8 +6,8 @@ who take seconds to send them, so that draining has something to wait for. An an
 status 200 (201 for an order), the whole body, and the headers that say which instance and release gave it. If this
 process itself was starved, requests that left late or never are counted as such.
 
-Run as ``python -m lab.traffic URL FILE [RATE]``: totals go to FILE (JSON, replaced whole each second), seconds to
-FILE with the suffix ``.jsonl``.
+Run as ``python -m lab.traffic URL FILE [RATE [SLOW_SECONDS]]``: totals go to FILE (JSON, replaced whole each second),
+seconds to FILE with the suffix ``.jsonl``.
 """
 
 from __future__ import annotations
@@ -121,14 +121,14 @@ class Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
 
-    async def ask(self, path: str, *, keep: bool, order: bytes = b"") -> Answer:
-        """The answer, once its body was read whole. An order is posted byte by byte, over ``SLOW_SECONDS``."""
+    async def ask(self, path: str, *, keep: bool, order: bytes = b"", seconds: float = SLOW_SECONDS) -> Answer:
+        """The answer, once its body was read whole. An order is posted byte by byte, over so many seconds."""
         method = "POST" if order else "GET"
         length = f"Content-Length: {len(order)}\r\n" if order else ""
         wish = "keep-alive" if keep else "close"
         self._writer.write(f"{method} {path} HTTP/1.1\r\nHost: shop.lab\r\nConnection: {wish}\r\n{length}\r\n".encode())
         for byte in order:
-            await asyncio.sleep(SLOW_SECONDS / len(order))
+            await asyncio.sleep(seconds / len(order))
             self._writer.write(bytes([byte]))
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         first, *lines = head.rstrip().split("\r\n")
@@ -155,10 +155,10 @@ class Connection:
 class Traffic:
     """The stream: ``run`` sends until ``stop``, then waits for what is still under way."""
 
-    def __init__(self, url: str, file: Path, *, rate: float = RATE) -> None:
+    def __init__(self, url: str, file: Path, *, rate: float = RATE, slow_seconds: float = SLOW_SECONDS) -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "", parts.port or 80
-        self._file, self._rate = file, rate
+        self._file, self._rate, self._slow_seconds = file, rate, slow_seconds
         self._order = b""
         self.total, self._second = Count(), Count()
         self._samples: list[dict[str, Any]] = []
@@ -230,7 +230,8 @@ class Traffic:
         """An answer that a user would accept. :raises Failed: for any other."""
         connection = (self._reuse() if keep else None) or await self._connect()
         try:
-            answer = await connection.ask(path, keep=keep, order=self._order if path == ORDERS else b"")
+            order = self._order if path == ORDERS else b""
+            answer = await connection.ask(path, keep=keep, order=order, seconds=self._slow_seconds)
         except BaseException:
             connection.close()
             raise
@@ -306,12 +307,12 @@ def read(file: Path) -> dict[str, Any]:
     return data
 
 
-async def _main(url: str, file: Path, rate: float) -> None:
-    traffic = Traffic(url, file, rate=rate)
+async def _main(url: str, file: Path, rate: float = RATE, slow_seconds: float = SLOW_SECONDS) -> None:
+    traffic = Traffic(url, file, rate=rate, slow_seconds=slow_seconds)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, traffic.stop)
     await traffic.run()
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else RATE))
+    asyncio.run(_main(sys.argv[1], Path(sys.argv[2]), *map(float, sys.argv[3:5])))

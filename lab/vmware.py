@@ -14,6 +14,7 @@ import secrets
 import shutil
 import ssl
 import subprocess
+from collections.abc import Mapping
 from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,9 @@ LOGIN, PORT, NAME = "phoenix", 8989, "vcsim"
 class Vcenter:
     """The simulator of one lab."""
 
-    def __init__(self, places: Places) -> None:
-        self._places = places
+    def __init__(self, places: Places, extra: Mapping[str, str] | None = None) -> None:
+        """``extra`` is put into its environment."""
+        self._places, self._extra = places, dict(extra or {})
         self._processes = Processes(places.pids, places.logs)
         self._home = places.home / NAME
         self._record = self._home / "connection.json"
@@ -76,7 +78,7 @@ class Vcenter:
         port, password = choose_port(PORT), secrets.token_urlsafe(16)
         self._record.touch(mode=0o600)
         self._record.write_text(json.dumps({"port": port, "password": password}))
-        self._processes.start(NAME, argv(program, port, self._home), env=environment(password))
+        self._processes.start(NAME, argv(program, port, self._home), env={**environment(password), **self._extra})
 
     def _answers(self) -> bool:
         return answers(self.connection())

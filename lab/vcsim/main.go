@@ -1,9 +1,11 @@
-// The lab's vCenter: govmomi's simulator, and five things of a real one that it leaves out. A clone takes time, its name
+// The lab's vCenter: govmomi's simulator, and six things of a real one that it leaves out. A clone takes time, its name
 // is taken once in a folder, it is powered on when its spec says so, and then it gets an address and SSH host keys.
 // And a task on a virtual disk is about something that clients know.
+// A template with RUN.container hands that on to its clones: they are containers, which tell their keys themselves.
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
@@ -17,8 +19,10 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"os/exec"
 	"os/signal"
 	"regexp"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -65,19 +69,9 @@ func (v *vcenter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // clone answers with a task at once, as vCenter does, and does it while the disks "are copied".
 func (v *vcenter) clone(w http.ResponseWriter, r *http.Request, req *types.CloneVM_Task, body []byte) {
 	task := simulator.CreateTask(req.This, "cloneVm", func(*simulator.Task) (types.AnyType, types.BaseMethodFault) {
-		v.clones.Lock()
-		defer v.clones.Unlock()
-		if there := child(req); there != nil {
-			return nil, &types.DuplicateName{Name: req.Name, Object: *there}
-		}
-		time.Sleep(v.copying)
-		again := r.Clone(context.Background())
-		again.Body = ioutil.NopCloser(bytes.NewReader(body))
-		reply := httptest.NewRecorder()
-		v.inner.ServeHTTP(reply, again)
-		made := child(req)
-		if made == nil {
-			return nil, fault(reply.Body.Bytes())
+		made, fault := v.make(r, req, body)
+		if fault != nil {
+			return nil, fault
 		}
 		if req.Spec.PowerOn {
 			if _, err := methods.PowerOnVM_Task(context.Background(), v.service, &types.PowerOnVM_Task{This: *made}); err != nil {
@@ -107,6 +101,30 @@ func (v *vcenter) disk(w http.ResponseWriter, r *http.Request) {
 	}
 	w.WriteHeader(reply.Code)
 	w.Write(reply.Body.Bytes())
+}
+
+// make is the clone itself, powered off; one at a time, so that a name is taken once.
+func (v *vcenter) make(r *http.Request, req *types.CloneVM_Task, body []byte) (*types.ManagedObjectReference, types.BaseMethodFault) {
+	v.clones.Lock()
+	defer v.clones.Unlock()
+	if there := child(req); there != nil {
+		return nil, &types.DuplicateName{Name: req.Name, Object: *there}
+	}
+	time.Sleep(v.copying)
+	again := r.Clone(context.Background())
+	again.Body = ioutil.NopCloser(bytes.NewReader(body))
+	reply := httptest.NewRecorder()
+	v.inner.ServeHTTP(reply, again)
+	made := child(req)
+	if made == nil {
+		return nil, fault(reply.Body.Bytes())
+	}
+	if template, ok := simulator.Map.Get(req.This).(*simulator.VirtualMachine); ok {
+		if run := option(template, runContainer); run != "" {
+			v.say(*made, runContainer, run)
+		}
+	}
+	return made, nil
 }
 
 var taskID = regexp.MustCompile(`<returnval type="Task">([^<]+)<`)
@@ -140,23 +158,66 @@ func (v *vcenter) boot(ref types.ManagedObjectReference) {
 	if !ok || vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOn {
 		return
 	}
+	if option(vm, runContainer) != "" { // a guest that really runs speaks for itself
+		go v.listen(vm)
+		return
+	}
 	key := make([]byte, 33)
 	rand.Read(key)
 	number := atomic.AddInt32(&v.guests, 1)
 	says := []types.BaseOptionValue{&types.OptionValue{
 		Key: "guestinfo.phoenix.hostkeys", Value: "ssh-ed25519 " + base64.StdEncoding.EncodeToString(key),
 	}}
-	for _, option := range vm.Config.ExtraConfig {
-		if option.GetOptionValue().Key == "RUN.container" { // a guest that really runs speaks for itself
-			return
-		}
-	}
 	address := fmt.Sprintf("198.18.%d.%d", number/250%250, number%250+1)
 	says = append(says, &types.OptionValue{Key: "SET.guest.ipAddress", Value: address})
 	spec := types.ReconfigVM_Task{This: ref, Spec: types.VirtualMachineConfigSpec{ExtraConfig: says}}
 	if _, err := methods.ReconfigVM_Task(context.Background(), v.service, &spec); err != nil {
 		log.Printf("%s says nothing: %s", vm.Name, err)
 	}
+}
+
+// What VMware's tools say through the hypervisor, a container of the lab says on its console.
+var told = regexp.MustCompile(`^guest rpc: info-set (guestinfo\.[A-Za-z0-9_.-]+) (.+)$`)
+
+// listen takes down what the guest tells, until its container ends. A guest can write guestinfo alone.
+func (v *vcenter) listen(vm *simulator.VirtualMachine) {
+	name := fmt.Sprintf("vcsim-%s-%s", vm.Name, vm.Config.Uuid)
+	command := exec.Command("docker", "logs", "--follow", name)
+	output, err := command.StdoutPipe()
+	if err == nil {
+		err = command.Start()
+	}
+	if err != nil {
+		log.Printf("%s is not heard: %s", vm.Name, err)
+		return
+	}
+	lines := bufio.NewScanner(output)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		if match := told.FindStringSubmatch(strings.TrimSpace(lines.Text())); match != nil {
+			v.say(vm.Self, match[1], match[2])
+		}
+	}
+	command.Wait()
+}
+
+func (v *vcenter) say(ref types.ManagedObjectReference, key, value string) {
+	says := []types.BaseOptionValue{&types.OptionValue{Key: key, Value: value}}
+	spec := types.ReconfigVM_Task{This: ref, Spec: types.VirtualMachineConfigSpec{ExtraConfig: says}}
+	if _, err := methods.ReconfigVM_Task(context.Background(), v.service, &spec); err != nil {
+		log.Printf("%s says nothing: %s", ref.Value, err)
+	}
+}
+
+const runContainer = "RUN.container"
+
+func option(vm *simulator.VirtualMachine, key string) string {
+	for _, option := range vm.Config.ExtraConfig {
+		if value := option.GetOptionValue(); value.Key == key {
+			return fmt.Sprint(value.Value)
+		}
+	}
+	return ""
 }
 
 func main() {
@@ -182,8 +243,8 @@ func main() {
 	server := model.Service.NewServer()
 	server.Config.Handler = &vcenter{service: model.Service, inner: server.Config.Handler, copying: *copying}
 	fmt.Println(server.URL.Host)
-	told := make(chan os.Signal, 1)
-	signal.Notify(told, syscall.SIGINT, syscall.SIGTERM)
-	<-told
+	end := make(chan os.Signal, 1)
+	signal.Notify(end, syscall.SIGINT, syscall.SIGTERM)
+	<-end
 	model.Remove()
 }

@@ -1,0 +1,186 @@
+"""The images of the lab's machines on EC2 and vSphere, in the local Docker engine: two good releases and a bad one.
+
+Each is the day's Debian seed with an SSH server and Python, ``lab/guest`` on top. The seed takes half a minute and lies
+in the cache; the rest takes seconds and is made anew when anything in it changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+
+from lab.places import REPOSITORY
+from phoenix_fleet import seeds
+from phoenix_fleet.config import Seed
+from phoenix_fleet.connections import Connection
+from phoenix_fleet.dockercommand import DockerCommand
+from phoenix_fleet.domain.errors import Unavailable
+
+SOCKET = "/var/run/docker.sock"
+NAME = "phoenix-labs-machine"
+"""The repository of these images."""
+LABEL = "phoenix.lab"
+"""On everything of the lab's machines in the engine: whose it is."""
+FAMILY, OLD, NEW, BAD = "lab-machine", "2026.10-1", "2026.11-1", "2026.12-1"
+"""The releases; the service of the last one does not come up."""
+PORT = 8080
+"""Where the service answers."""
+
+_KEPT_SECONDS = 2 * 86400
+_GUEST = REPOSITORY / "lab" / "guest"
+_SEED = Seed(suite="bookworm", include=("openssh-server", "python3"))
+_FILES = {"boot.py": "usr/sbin/boot", "vmware-rpctool": "usr/bin/vmware-rpctool"}
+_DOCKERFILE = """\
+FROM {seed}
+RUN rm -f /etc/ssh/ssh_host_*
+COPY root /
+RUN mkdir -p /etc/lab-service
+LABEL {label}=machines
+CMD ["/usr/sbin/boot"]
+"""
+
+
+def api() -> docker.APIClient:
+    """A client of the local engine, for one thread and a few calls.
+
+    :raises Unavailable: it does not answer.
+    """
+    try:
+        return docker.APIClient(base_url=f"unix://{SOCKET}", version="auto", timeout=60)
+    except docker.errors.DockerException as error:
+        raise Unavailable(f"No Docker engine answers at {SOCKET}: {error}", remedy="Run scripts/setup --dev.") from None
+
+
+@contextmanager
+def engine() -> Iterator[Any]:
+    """The same, closed at the end of the block."""
+    client = api()
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def images(log: Callable[[str], None]) -> dict[str, str]:
+    """The image of each release, as the engine knows it; those that are there already are used."""
+    with tempfile.TemporaryDirectory() as folder, engine() as client:
+        _forget_old(client)
+        seed = seeds.docker_image(_SEED, log, docker=DockerCommand(Connection("docker", SOCKET), Path(folder)))
+        return {version: _image(client, seed, version, log) for version in (OLD, NEW, BAD)}
+
+
+def _image(client: Any, seed: str, version: str, log: Callable[[str], None]) -> str:
+    files = {
+        "Dockerfile": _DOCKERFILE.format(seed=seed, label=LABEL).encode(),
+        "root/etc/phoenix-release": f"{version}\n".encode(),
+        "root/usr/local/bin/service": (_GUEST / ("broken-service" if version == BAD else "service.py")).read_bytes(),
+        **{f"root/{path}": (_GUEST / name).read_bytes() for name, path in _FILES.items()},
+    }
+    digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:12]
+    name = f"{NAME}:{version}-{digest}"
+    try:
+        client.inspect_image(name)
+    except docker.errors.ImageNotFound:
+        log(f"making {name}")
+        for line in client.build(fileobj=packed(files), custom_context=True, tag=name, rm=True, decode=True):
+            if "error" in line:
+                raise Unavailable(f"The engine cannot make {name}: {line['error']}") from None
+    return name
+
+
+def _forget_old(client: Any) -> None:
+    """Images of earlier days go, unless a machine still runs from them: each keeps its day's seed from going."""
+    for each in client.images(name=NAME):
+        if time.time() - each["Created"] > _KEPT_SECONDS:
+            for tag in each["RepoTags"] or ():
+                with suppress(docker.errors.APIError):
+                    client.remove_image(tag)
+
+
+def packed(files: Mapping[str, bytes]) -> io.BytesIO:
+    """These files as a tar, each of them root's and a program."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), 0o755
+            tar.addfile(entry, io.BytesIO(data))
+    content.seek(0)
+    return content
+
+
+def make_bridge(owner: str) -> str:
+    """A bridge of the engine for that owner's machines; its addresses, the first range of 10.66 that is free."""
+    for third in range(256):
+        cidr = f"10.66.{third}.0/24"
+        pool = docker.types.IPAMPool(subnet=cidr, gateway=f"10.66.{third}.1")
+        try:
+            with engine() as client:
+                client.create_network(
+                    bridge_name(owner, cidr),
+                    driver="bridge",
+                    ipam=docker.types.IPAMConfig(pool_configs=[pool]),
+                    labels={LABEL: owner},
+                    check_duplicate=True,
+                )
+        except docker.errors.APIError as error:
+            if any(word in str(error).lower() for word in ("overlap", "already exists")):
+                continue
+            raise
+        return cidr
+    raise Unavailable("No range of 10.66.0.0/16 is free.", remedy="Remove networks of the engine.")
+
+
+def bridge_name(owner: str, cidr: str) -> str:
+    """How the engine calls the bridge with those addresses."""
+    return f"{owner}-{cidr.partition('/')[0]}"
+
+
+def containers(owner: str) -> list[dict[str, Any]]:
+    """Every container of that owner, running or not."""
+    with engine() as client:
+        return list(client.containers(all=True, filters={"label": f"{LABEL}={owner}"}))
+
+
+def networks(owner: str) -> list[dict[str, Any]]:
+    """Every network of that owner."""
+    with engine() as client:
+        return list(client.networks(filters={"label": f"{LABEL}={owner}"}))
+
+
+def sweep(owner: str) -> None:
+    """Remove every container and network of that owner."""
+    for each in containers(owner):
+        with engine() as client, gone_is_fine():
+            client.remove_container(each["Id"], force=True, v=True)
+    for each in networks(owner):
+        with engine() as client, gone_is_fine():
+            client.remove_network(each["Id"])
+
+
+def remove_images() -> None:
+    """Remove every image that was made here; those that somebody's machine runs from stay."""
+    with engine() as client:
+        for each in client.images(name=NAME):
+            for tag in each["RepoTags"] or ():
+                with suppress(docker.errors.APIError):
+                    client.remove_image(tag)
+
+
+@contextmanager
+def gone_is_fine() -> Iterator[None]:
+    """What is gone already needs no removing."""
+    try:
+        yield
+    except docker.errors.NotFound:
+        return
