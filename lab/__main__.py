@@ -1,4 +1,4 @@
-"""The lab from the command line: ``python -m lab up``, ``down``, ``status``."""
+"""The lab from the command line: ``python -m lab up``, ``down``, ``status``; ``libvirt`` and ``xen`` have their own."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lab import qemu_host, xen_host
 from lab.places import Places
 from lab.world import Lab, alone
 from phoenix_fleet.domain.errors import PhoenixError
 
 app = typer.Typer(help="The local data centre that the demo and the end-to-end tests share.", no_args_is_help=True)
+app.add_typer(qemu_host.app, name="libvirt")
+app.add_typer(xen_host.app, name="xen")
 console = Console(stderr=True)
 
 
