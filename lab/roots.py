@@ -24,9 +24,7 @@ from phoenix_fleet.domain.errors import Unavailable
 Log = Callable[[str], None]
 SUITE = "bookworm"
 BUSYBOX = "bin/busybox"
-_LESS = tuple(
-    f"--dpkgopt=path-exclude=/usr/share/{what}/*" for what in ("doc", "info", "locale", "man", "lintian", "bash-completion")
-)  # fmt: skip
+_LESS = tuple(f"--dpkgopt=path-exclude=/usr/share/{what}/*" for what in ("doc", "info", "locale", "man", "lintian"))
 
 
 def cached(cache: Path, name: str, recipe: Any, make: Callable[[Path], None], log: Log) -> Path:

@@ -72,7 +72,12 @@ ip link set lo up
 ip address add {FAR}/30 dev eth0
 ip link set eth0 up
 ip route add default via {NEAR}
-/etc/init.d/xen start
+xen=/usr/lib/xen-4.17/bin
+mkdir -p /run/xenstored
+XENSTORED_ROOTDIR=/run/xenstored $xen/xenstored --pid-file /run/xenstore.pid
+until xenstore-read -s / >/dev/null 2>&1; do sleep 0.2; done
+$xen/xen-init-dom0
+$xen/xenconsoled --pid-file=/run/xenconsoled.pid
 libvirtd --daemon
 """,
 }
@@ -210,13 +215,18 @@ def argv(xen: Path, kernel: Path, first: Path, disk: Path, console: Path) -> lis
         *("-kernel", str(xen), "-append", "console=com1 com1=115200 dom0_mem=1500M"),
         *("-initrd", f"{kernel} console=hvc0 quiet,{first}"),
         *("-drive", f"file={disk},format=qcow2,if=virtio,cache=unsafe"),
-        *("-netdev", f"tap,id=lan,ifname={TAP},script=no,downscript=no", "-device", "virtio-net-pci,netdev=lan,romfile="),
+        *(
+            "-netdev",
+            f"tap,id=lan,ifname={TAP},script=no,downscript=no",
+            "-device",
+            "virtio-net-pci,netdev=lan,romfile=",
+        ),
         *("-serial", f"file:{console}"),
     ]
 
 
 def host(cache: Path, log: roots.Log) -> Path:
-    """A folder with the hypervisor (``xen``) and the disk of dom0 (``disk.qcow2``), from the cache if they are there."""
+    """A folder with the hypervisor (``xen``) and the disk of dom0 (``disk.qcow2``), made unless it is in the cache."""
     recipe = [_PACKAGES, _NOT_NEEDED, _FILES, guest.MODULES, roots.SUITE, 1]
     return roots.cached(cache, "xen-host", recipe, lambda folder: _make_host(folder, guest.boot(cache, log)), log)
 

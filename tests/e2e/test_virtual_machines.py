@@ -151,5 +151,3 @@ class TestRefresh:
 
         assert (found.domains, found.volumes) == ({}, frozenset())
         assert len(found.images) == 3
-
-
