@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -16,9 +17,12 @@ import pytest
 from lab import qemu_host, xen_host
 from lab.places import Places
 from phoenix_fleet import ssh
-from phoenix_fleet.domain.errors import AuthenticationFailed, StepFailed
+from phoenix_fleet.domain.errors import AuthenticationFailed, IntentMismatch, NotFound, NotOurs, StepFailed
+from phoenix_fleet.domain.models import Instance, InstanceState, LaunchIntent
+from phoenix_fleet.rollout import sshprobe
 from tests.bench.peers.ground import BAD, NEW, OLD, QUICK, SLOW, Visitor
-from tests.e2e.virtual import World, world
+from tests.contract.machinery import wait_for
+from tests.e2e.virtual import FAMILY, World, world
 
 pytestmark = [pytest.mark.e2e, pytest.mark.libvirt, pytest.mark.timeout(1500)]
 
@@ -83,6 +87,68 @@ def check_census(ground: Ground) -> None:
     """What the host holds is what the platform lists, nothing else, and nothing is owed."""
     assert ground.world.census() == ground.world.expected(console=ground.console)
     assert ground.world.catalog.intents.pending() == []
+
+
+class TestContract:
+    """The promises of ``platforms/base.py`` that only a real machine can show; the others are tests/contract's."""
+
+    @pytest.fixture
+    def intent(self, ground: Ground) -> LaunchIntent:
+        fleet = f"t{uuid.uuid4().hex[:8]}"
+        return LaunchIntent(
+            fleet=fleet,
+            slot=f"{fleet}-01",
+            purpose="rollout-1",
+            attempt=1,
+            family=FAMILY,
+            version=OLD,
+            artefact=ground.world.artefacts[OLD],
+            authorized_key=(ground.world.folder / "id.pub").read_text().strip(),
+            settings=ground.world.host.settings,
+        )
+
+    def test_one_token_is_one_machine_from_birth_to_its_end(self, ground: Ground, intent: LaunchIntent) -> None:
+        platform, others = ground.world.platform, ground.world.census()
+
+        launched = platform.launch(intent)
+        assert ground.world.platform.launch(intent).id == launched.id
+        with pytest.raises(IntentMismatch):
+            platform.launch(replace(intent, version=NEW))
+
+        def serves() -> Instance | None:
+            seen = platform.get_instance(launched.id)
+            assert seen.state in (InstanceState.STARTING, InstanceState.RUNNING), seen.message
+            return seen if seen.address and seen.host_keys and sshprobe.scan(seen.address) else None
+
+        seen = wait_for(serves, "the machine to answer SSH", 120)
+        assert sshprobe.scan(seen.address) == seen.host_keys
+        assert (seen.name, seen.digest) == (intent.name, intent.artefact.digest)
+        assert platform.list_instances(intent.fleet) == [replace(seen, host_keys=())]
+        assert platform.hostspec(seen) == f"ssh://root@{seen.address}/{seen.id}"
+
+        platform.terminate(seen.id)
+        assert platform.list_instances(intent.fleet) == []
+        with pytest.raises(NotFound):
+            platform.terminate(seen.id)
+        assert ground.world.census() == others
+
+    def test_somebody_elses_machine_is_left_alone(self, ground: Ground, intent: LaunchIntent) -> None:
+        platform, settings = ground.world.platform, ground.world.host.settings
+        kind = ("xen", "linux") if settings["domain"] == "xen" else ("qemu", "hvm")
+        document = (
+            f"<domain type='{kind[0]}'><name>{intent.name}</name><memory unit='MiB'>64</memory>"
+            f"<os><type>{kind[1]}</type><kernel>{settings['kernel']}</kernel></os></domain>"
+        )
+        with ground.world.host.opened() as api:
+            foreign = api.defineXML(document)
+            try:
+                for call in (lambda: platform.launch(intent), lambda: platform.terminate(foreign.UUIDString())):
+                    with pytest.raises(NotOurs):
+                        call()
+                assert platform.list_instances(intent.fleet) == []
+                assert api.lookupByName(intent.name).UUIDString() == foreign.UUIDString()
+            finally:
+                foreign.undefine()
 
 
 class TestRefresh:
