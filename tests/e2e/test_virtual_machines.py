@@ -14,15 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from lab import qemu_host, xen_host
+from lab import guest, qemu_host, xen_host
+from lab.libvirt_host import POOL
 from lab.places import Places
 from phoenix_fleet import ssh
 from phoenix_fleet.domain.errors import AuthenticationFailed, IntentMismatch, NotFound, NotOurs, StepFailed
 from phoenix_fleet.domain.models import Instance, InstanceState, LaunchIntent
+from phoenix_fleet.platforms.libvirt import Driver
 from phoenix_fleet.rollout import sshprobe
 from tests.bench.peers.ground import BAD, NEW, OLD, QUICK, SLOW, Visitor
-from tests.contract.machinery import wait_for
+from tests.contract.machinery import KnownConnections, wait_for
 from tests.e2e.virtual import FAMILY, World, world
+from tests.sampling import WHOLE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.libvirt, pytest.mark.timeout(1500)]
 
@@ -217,3 +220,43 @@ class TestRefresh:
 
         assert (found.domains, found.volumes) == ({}, frozenset())
         assert len(found.images) == 3
+
+
+@pytest.mark.skipif(not WHOLE, reason="two minutes of booting; scripts/test --whole")
+@pytest.mark.parametrize("secret", ["", "s" * 40], ids=["key of its own", "key from the seed"])
+def test_cloud_init_takes_from_the_seed_what_it_says(ground: Ground, tmp_path: Path, secret: str) -> None:
+    world = ground.world
+    if not ground.console:
+        pytest.skip("once is enough: on QEMU")
+    with world.host.opened() as api:
+        artefact = guest.put(api, POOL, "debian", OLD, guest.debian(Places.find().cache, print))
+    connection = replace(world.host.connection, extra={**world.host.connection.extra, "host_key_secret": secret})
+    settings = {**world.host.settings, "memory": "512m"}
+    platform = Driver(Driver.Settings(**settings), KnownConnections(connection))
+    fleet = f"t{uuid.uuid4().hex[:8]}"
+    intent = LaunchIntent(
+        fleet=fleet,
+        slot=f"{fleet}-01",
+        purpose="rollout-1",
+        attempt=1,
+        family="debian",
+        version=OLD,
+        artefact=artefact,
+        authorized_key=(world.folder / "id.pub").read_text().strip(),
+        settings=settings,
+    )
+    launched = platform.launch(intent)
+    try:
+
+        def answers() -> Instance | None:
+            seen = platform.get_instance(launched.id)
+            return seen if seen.address and seen.host_keys and sshprobe.scan(seen.address) else None
+
+        seen = wait_for(answers, "cloud-init", 300)
+        assert set(sshprobe.scan(seen.address)) <= set(seen.host_keys)
+        config = ssh.trusting_config(tmp_path, whose=seen.name, host_keys=seen.host_keys, identity=world.folder / "id")
+        argv = ["ssh", "-F", str(config), seen.address, "hostname"]
+        assert subprocess.run(argv, capture_output=True, text=True, check=False).stdout == f"{seen.name}\n"
+    finally:
+        platform.terminate(launched.id)
+        platform.delete_image(artefact)
