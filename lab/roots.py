@@ -71,6 +71,7 @@ def lay(root: Path, files: Mapping[str, str]) -> None:
 
 def start_by_busybox(root: Path) -> None:
     """Let ``/lab/init``, which the initrd goes over to, be busybox's init: it does what ``/etc/inittab`` says."""
+    shutil.rmtree(root / "dev", ignore_errors=True)  # the kernel fills it; and who copies a device has no end to read
     for folder in ("lab", "dev", "proc", "sys", "run", "tmp", "root"):
         (root / folder).mkdir(exist_ok=True)
     (root / "lab" / "init").symlink_to(f"/{BUSYBOX}")
