@@ -37,6 +37,11 @@ _PLACES = {
     "log": Path("/var/log/libvirt"),
     "run": Path("/run/libvirt"),
 }
+# Debian's libvirtd does not start without its user, whatever qemu.conf says; another package would make it.
+_ACCOUNTS = {
+    "passwd": "libvirt-qemu:x:64055:64055:::/usr/sbin/nologin\n",
+    "group": "libvirt-qemu:x:64055:\n",
+}
 _BOOT, _IMAGES = _PLACES["lib"] / "boot", _PLACES["lib"] / "images"
 _CONFIG = """\
 auth_unix_ro = "none"
@@ -117,6 +122,9 @@ class QemuHost(LibvirtHost):
         boot = self._boot()
         shutil.copy(boot.kernel, self.folder / "lib" / "boot" / "vmlinux")
         (self.folder / "lib" / "boot" / "initrd").write_bytes(boot.initrd)
+        for name, line in _ACCOUNTS.items():
+            known = Path("/etc", name).read_text()
+            (self.folder / name).write_text(known if "libvirt-qemu:" in known else known + line)
         (self.folder / "libvirtd.conf").write_text(_CONFIG)
         (self.folder / "etc" / "qemu.conf").write_text(_QEMU)
         missing = [place for place in _PLACES.values() if not place.exists()]
@@ -128,6 +136,7 @@ class QemuHost(LibvirtHost):
 
     def _argv(self) -> list[str]:
         pairs = [f"{self.folder / name}={place}" for name, place in _PLACES.items()]
+        pairs += [f"{self.folder / name}=/etc/{name}" for name in _ACCOUNTS]
         launcher = [sys.executable, "-I", str(Path(__file__).with_name("within.py")), *pairs, "--"]
         return ["unshare", "--mount", "--propagation", "private", *launcher, *super()._argv()]
 
