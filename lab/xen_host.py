@@ -53,7 +53,7 @@ _FILES = {
     "etc/inittab": "::sysinit:/lab/rc\n::respawn:/usr/sbin/sshd -D -f /lab/sshd_config\n",
     "etc/hostname": "phoenix-xen\n",
     "etc/hosts": "127.0.0.1 localhost phoenix-xen\n",
-    "etc/libvirt/libvirtd.conf": 'auth_unix_ro = "none"\nauth_unix_rw = "none"\n',
+    "etc/libvirt/libvirtd.conf": 'auth_unix_ro = "none"\nauth_unix_rw = "none"\nkeepalive_interval = -1\n',
     "lab/sshd_config": (
         "HostKey /run/lab/host_key\nAuthorizedKeysFile /run/lab/authorized_keys\nUsePAM no\nUseDNS no\n"
         "PermitRootLogin prohibit-password\nPasswordAuthentication no\nPidFile none\n"
@@ -131,8 +131,9 @@ class XenHost:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Any]:
-        """A connection to its libvirt."""
+        """A connection to its libvirt, however long it takes to answer: images are uploaded at its pace."""
         with _libvirt_host.opened(self.connection) as host:
+            host.setKeepAlive(0, 0)
             yield host
 
     def up(self) -> None:
