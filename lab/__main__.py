@@ -1,4 +1,4 @@
-"""The lab from the command line: ``python -m lab up``, ``down``, ``status``; ``ec2`` and ``vmware`` with the same."""
+"""The lab from the command line: ``python -m lab up``, ``down``, ``status``; each machine platform has its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lab import ec2_lab, vmware_lab
+from lab import ec2_lab, qemu_host, vmware_lab, xen_host
 from lab.places import Places
 from lab.world import Lab, alone
 from phoenix_fleet.domain.errors import PhoenixError
@@ -16,6 +16,8 @@ from phoenix_fleet.domain.errors import PhoenixError
 app = typer.Typer(help="The local data centre that the demo and the end-to-end tests share.", no_args_is_help=True)
 app.add_typer(ec2_lab.app, name="ec2")
 app.add_typer(vmware_lab.app, name="vmware")
+app.add_typer(qemu_host.app, name="libvirt")
+app.add_typer(xen_host.app, name="xen")
 console = Console(stderr=True)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from phoenix_fleet.domain.errors import InvalidConfig, Unavailable
 
 POOL = "phoenix"
+NETWORK = "phoenix"
 _UNPRIVILEGED = "nobody"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PATIENCE = 30.0
@@ -53,7 +54,13 @@ class LibvirtHost:
             self._prepare()
             with open(self.folder / "libvirtd.out", "ab") as output:
                 self._process = subprocess.Popen(
-                    self._argv(), env=self._environment(), cwd=self.folder, stdout=output, stderr=output, user=_user()
+                    self._argv(),
+                    env=self._environment(),
+                    cwd=self.folder,
+                    stdout=output,
+                    stderr=output,
+                    user=self._user(),
+                    start_new_session=True,
                 )
             self._pid.write_text(str(self._process.pid))
         self._wait()
@@ -111,7 +118,7 @@ class LibvirtHost:
         (self.folder / "libvirtd.conf").write_text(_CONFIG.format(run=self._run, log=self.folder / "libvirtd.log"))
         # Without a virtlogd, which would be one more process to end.
         (config / "qemu.conf").write_text('stdio_handler = "file"\n')
-        user = _user()
+        user = self._user()
         if user is not None:
             known = pwd.getpwnam(user)
             for each in (self.folder, *self.folder.rglob("*")):
@@ -143,37 +150,65 @@ class LibvirtHost:
                     raise Unavailable(f"The lab's libvirtd does not answer: {error}") from error
                 time.sleep(0.1)
         try:
-            self._have_pool(host)
+            self._furnish(host)
         finally:
             host.close()
 
-    def _have_pool(self, host: Any) -> None:
-        if POOL in {pool.name() for pool in host.listAllStoragePools(0)}:
-            pool = host.storagePoolLookupByName(POOL)
-        else:
-            path = self.pool_folder
-            pool = host.storagePoolDefineXML(
-                f"<pool type='dir'><name>{POOL}</name><target><path>{path}</path></target></pool>", 0
-            )
-            pool.setAutostart(1)
-        if not pool.isActive():
-            pool.create(0)
+    def _furnish(self, host: Any) -> None:
+        """What it has once it answers."""
+        have_pool(host, self.pool_folder)
 
     def _end_guests(self) -> None:
         import libvirt
 
         host = libvirt.open(self.uri)
         try:
-            for domain in host.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
-                with suppress(libvirt.libvirtError):
-                    domain.destroy()
+            self._clear(host)
         finally:
             host.close()
 
+    def _clear(self, host: Any) -> None:
+        """End what would outlive it."""
+        import libvirt
 
-def _user() -> str | None:
-    """As whom it runs: nobody in particular, if we may choose."""
-    return _UNPRIVILEGED if os.geteuid() == 0 else None
+        for domain in host.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+            with suppress(libvirt.libvirtError):
+                domain.destroy()
+
+    def _user(self) -> str | None:
+        """As whom it runs: nobody in particular, if we may choose."""
+        return _UNPRIVILEGED if os.geteuid() == 0 else None
+
+
+def have_pool(host: Any, folder: Path) -> None:
+    """The lab's storage pool, started."""
+    if POOL in {pool.name() for pool in host.listAllStoragePools(0)}:
+        pool = host.storagePoolLookupByName(POOL)
+    else:
+        pool = host.storagePoolDefineXML(
+            f"<pool type='dir'><name>{POOL}</name><target><path>{folder}</path></target></pool>", 0
+        )
+        pool.setAutostart(1)
+    if not pool.isActive():
+        pool.create(0)
+
+
+def have_network(host: Any, bridge: str, prefix: str) -> None:
+    """The lab's network, started: machines get addresses in ``<prefix>.0/24``, and are reached by them.
+
+    It is routed and changes no firewall (``open``, https://libvirt.org/formatnetwork.html#connectivity).
+    """
+    if NETWORK in {network.name() for network in host.listAllNetworks(0)}:
+        network = host.networkLookupByName(NETWORK)
+    else:
+        network = host.networkDefineXML(
+            f"<network><name>{NETWORK}</name><forward mode='open'/><bridge name='{bridge}' stp='off' delay='0'/>"
+            f"<dns enable='no'/><ip address='{prefix}.1' netmask='255.255.255.0'>"
+            f"<dhcp><range start='{prefix}.10' end='{prefix}.250'/></dhcp></ip></network>"
+        )
+        network.setAutostart(1)
+    if not network.isActive():
+        network.create()
 
 
 def main(argv: list[str]) -> int:

@@ -72,6 +72,22 @@ class TestLaunch:
         assert libvirt_lab.count(intent.token) == 0
         assert libvirt_lab.left() == set()
 
+    def test_xen_without_a_way_to_know_the_host_key_is_refused(
+        self, libvirt_lab: LibvirtLab, intent: LaunchIntent
+    ) -> None:
+        settings = {**libvirt_lab.settings, "domain": "xen", "kernel": "/boot/vmlinuz"}
+        with pytest.raises(InvalidSpec, match="host_key_secret"):
+            libvirt_lab.platform.launch(dataclasses.replace(intent, settings=settings))
+
+        assert libvirt_lab.count(intent.token) == 0
+        assert libvirt_lab.left() == set()
+
+    def test_a_zone_is_refused_since_a_host_has_none(self, libvirt_lab: LibvirtLab, intent: LaunchIntent) -> None:
+        with pytest.raises(InvalidSpec, match="eu-west-1a"):
+            libvirt_lab.platform.launch(dataclasses.replace(intent, zone="eu-west-1a"))
+
+        assert libvirt_lab.count(intent.token) == 0
+
     @pytest.mark.parametrize("method", ["defineXML", "createXML", "upload", "create", "setMetadata"])
     def test_no_room_anywhere_leaves_nothing(self, libvirt_lab: LibvirtLab, intent: LaunchIntent, method: str) -> None:
         meddle = once(method, fails("SYSTEM_ERROR", "cannot write to file: No space left on device"))

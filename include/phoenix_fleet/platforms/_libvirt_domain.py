@@ -39,7 +39,7 @@ def document(
     if kind == "xen":
         add(add(devices, "console", type="pty"), "target", type="xen", port="0")
     else:
-        _qemu(root, devices, settings, paths[CONSOLE])
+        _qemu(root, devices, paths[CONSOLE])
     return text_of(root)
 
 
@@ -80,7 +80,7 @@ def _interface(devices: Element, settings: Settings, kind: str, mac: str) -> Non
         add(card, "model", type="virtio")
 
 
-def _qemu(root: Element, devices: Element, settings: Settings, console: str) -> None:
+def _qemu(root: Element, devices: Element, console: str) -> None:
     features = add(root, "features")
     add(features, "acpi")
     # All that the emulator, or the processor below KVM, can do (https://libvirt.org/formatdomain.html#cpu-model).

@@ -51,9 +51,9 @@ def folder(pool: Any) -> str:
     return path.rstrip("/")
 
 
-def names(uuid: str, *, seed: bool) -> list[str]:
+def names(uuid: str, *, seed: bool = True, console: bool = True) -> list[str]:
     """The names of an instance's volumes."""
-    return [f"{uuid}.{kind}" for kind in ((DISK, SEED, CONSOLE) if seed else (DISK, CONSOLE))]
+    return [f"{uuid}.{kind}" for kind, has in ((DISK, True), (SEED, seed), (CONSOLE, console)) if has]
 
 
 def refresh(pool: Any) -> None:
@@ -172,7 +172,7 @@ def delete_own(pool: Any, uuid: str, recorded: list[str]) -> None:
     Nothing else that was ever attached to it, nor what others wrote into its marks.
     """
     for name in recorded:
-        if name in names(uuid, seed=True):
+        if name in names(uuid):
             delete(pool, name)
     refresh(pool)
     for old in _ROTATED:

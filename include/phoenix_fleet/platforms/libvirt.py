@@ -169,12 +169,18 @@ class Driver(DataVolumes, Platform):
                     remedy="Build the image again, or restore the pool.",
                 )
         uuid = view.uuid_of(intent.token, intent.fingerprint)
-        own = volumes.names(uuid, seed=settings.seed == "nocloud")
+        kind = probe.kind(host, settings)
+        own = volumes.names(uuid, seed=settings.seed == "nocloud", console=kind != "xen")
         where = volumes.folder(pool)
         key = self._host_key(settings, uuid)
+        if kind == "xen" and key is None:
+            raise InvalidSpec(
+                f"launch {intent.name}: on Xen nobody reads what a machine prints, so its host key would stay unknown.",
+                remedy="Set 'seed: nocloud', and extra.host_key_secret of the connection.",
+            )
         document = domains.document(
             settings,
-            kind=probe.kind(host, settings),
+            kind=kind,
             name=intent.name,
             uuid=uuid,
             mac=_free_mac(host, intent.token, uuid),
@@ -230,7 +236,8 @@ class Driver(DataVolumes, Platform):
         disk = volumes.make(pool, f"{uuid}.{volumes.DISK}", size, "qcow2", (below.path(), image.form))
         if volumes.backing(disk) != below.path():
             raise Unavailable(f"launch {intent.name}: its disk was not finished.", remedy="Launch it again.")
-        volumes.make(pool, f"{uuid}.{volumes.CONSOLE}", 0, "raw")
+        if f"{uuid}.{volumes.CONSOLE}" in seen.marks["volumes"].split():
+            volumes.make(pool, f"{uuid}.{volumes.CONSOLE}", 0, "raw")
         if settings.seed == "nocloud":
             key = self._host_key(settings, uuid)
             if (key.public if key else "") != seen.marks.get("host_key", ""):
@@ -366,6 +373,11 @@ def _check(intent: LaunchIntent, settings: chosen.Settings) -> images.Base:
         raise InvalidSpec(f"{intent.name!r} is no host name.", remedy="Use letters, digits and dashes, at most 63.")
     if intent.authorized_key and not _PUBLIC_KEY.fullmatch(intent.authorized_key):
         raise InvalidSpec("The authorized key is not one public key.", remedy="Give one line: type, key, comment.")
+    if intent.zone:
+        raise InvalidSpec(
+            f"launch {intent.name}: a libvirt host has no zone {intent.zone[:80]!r}.",
+            remedy="Let the fleet stand on a platform with zones.",
+        )
     if intent.authorized_key and settings.seed == "none":
         raise InvalidSpec("Without a seed the authorized key comes to no instance.", remedy="Set 'seed: nocloud'.")
     for mark in (intent.fleet, intent.slot, intent.family, intent.version, intent.purpose):
