@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from phoenix_fleet import yamlfile, yamlmistakes
+from phoenix_fleet.configbuild import Build, Seed, Target
 from phoenix_fleet.configcalendar import FreezeTime, Maintenance, QuotaLimits, Waiver, check_waivers
 from phoenix_fleet.configfields import (
     NAME,
@@ -74,31 +75,6 @@ class Access(Frozen):
         description="Airflow connection whose extra.key_file is the private key; its .pub lies beside.",
     )
     user: str = Field("root", description="Login name.")
-
-
-class Seed(Frozen):
-    """The root file system that a build starts from, made from scratch with mmdebstrap."""
-
-    suite: str = Field(description="Debian or Ubuntu suite, such as bookworm.", pattern=r"^[a-z][a-z0-9.-]*$")
-    include: tuple[str, ...] = Field((), description="Packages that the seed must have before Packer starts.")
-    image: str = Field("", description="Pull this image by digest instead, where a registry answers. Default: none.")
-
-
-class Build(Frozen):
-    """How one platform's artefact is built."""
-
-    template: str = Field(description="Packer template, relative to the family's folder.")
-    seed: Seed = Field(description="What the build starts from.")
-    repository: str = Field("", description="Where the artefact is pushed, without host. Default: the family.")
-    registry: str = Field("registry", description="Airflow connection id of the registry.")
-    timeout: Duration = Field(timedelta(minutes=30), description="Packer is stopped after this long.")
-
-
-class Target(Frozen):
-    """One platform that the family is built for, and where its throw-away test instances run."""
-
-    platform: PlatformDriver
-    build: Build
 
 
 class Stage(Frozen):
