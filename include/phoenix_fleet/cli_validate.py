@@ -114,6 +114,8 @@ class _Inspection:
         self._cron(path, family.schedule)
         self._twice(path, "components", family.components)
         self._twice(path, "targets", family.platforms)
+        if family.left_out:
+            self.found.warnings.append(f"{path}: PHOENIX_TARGETS leaves out {', '.join(family.left_out)}.")
         for index, target in enumerate(family.targets):
             self._exists(path, ("targets", index, "build", "template"), family.home / target.build.template)
         for name in family.components:

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from phoenix_fleet import yamlfile, yamlmistakes
-from phoenix_fleet.configbuild import Build, Seed, Target
+from phoenix_fleet.configbuild import Build, Seed, Target, chosen
 from phoenix_fleet.configcalendar import FreezeTime, Maintenance, QuotaLimits, Waiver, check_waivers
 from phoenix_fleet.configfields import (
     NAME,
@@ -125,6 +125,7 @@ class ImageFamily(Frozen):
     approval: Approval = Field(default_factory=Approval)
 
     _home: Path = PrivateAttr(Path())
+    _left_out: tuple[str, ...] = PrivateAttr(())
     kind: ClassVar[str] = "image family"
 
     @property
@@ -141,6 +142,11 @@ class ImageFamily(Frozen):
     def platforms(self) -> list[str]:
         """Names of the platforms it is built for."""
         return [target.platform.name for target in self.targets]
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Platforms of its file that this deployment does not build for (``PHOENIX_TARGETS``)."""
+        return self._left_out
 
     def target(self, platform: str) -> Target:
         """What the file says of that platform.
@@ -319,6 +325,9 @@ class Project:
         document = yamlfile.read(path)
         family = document.check(ImageFamily)
         object.__setattr__(family, "_home", path.parent)
+        kept, left_out = chosen(family.targets, path)
+        object.__setattr__(family, "targets", kept)
+        object.__setattr__(family, "_left_out", left_out)
         _same_name(document, "family", family.family, path.parent.name)
         wrong = []
         for index, name in enumerate(family.components):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
@@ -60,3 +63,27 @@ class Target(Frozen):
             except ValidationError as error:
                 raise yamlmistakes.Below(yamlmistakes.explain(model, error, under=("settings",))) from None
         return build
+
+
+def chosen(targets: Sequence[Target], file: Path) -> tuple[tuple[Target, ...], tuple[str, ...]]:
+    """The targets that this deployment builds, and the names of those left out: ``PHOENIX_TARGETS`` (decision 0081).
+
+    :raises InvalidConfig: it names no platform, or none of the file's.
+    """
+    said = os.environ.get("PHOENIX_TARGETS", "").strip()
+    if not said:
+        return tuple(targets), ()
+    wanted = [name.strip() for name in said.split(",") if name.strip()]
+    if unknown := sorted(set(wanted) - set(drivers.names("platforms"))):
+        raise InvalidConfig(
+            f"PHOENIX_TARGETS names {', '.join(unknown)}, which is no platform.",
+            remedy=f"Use {', '.join(drivers.names('platforms'))}, with commas between.",
+        )
+    kept = tuple(target for target in targets if target.platform.name in wanted)
+    if not kept:
+        raise InvalidConfig(
+            f"{file}: targets: it is built for {', '.join(target.platform.name for target in targets)}, and "
+            f"PHOENIX_TARGETS asks for {said}.",
+            remedy="Add a platform there, or to the file.",
+        )
+    return kept, tuple(target.platform.name for target in targets if target not in kept)

@@ -89,18 +89,23 @@ def open_candidate(family: str, **context: Any) -> Candidate:
     from phoenix_fleet import packer
 
     reason = world.reason_of(context)
+    declared = world.project().family(family)
     catalog = world.catalog()
     try:
         image = catalog.images.open_candidate(
             family,
             world.window_of(context),
-            packer.inputs_fingerprint(world.project().family(family)),
+            packer.inputs_fingerprint(declared),
             actor=world.actor_of(context),
             run=world.run_key(context),
         )
     finally:
         catalog.close()
     world.log.info("Candidate %s: %s", image, reason)
+    if declared.left_out:
+        world.log.warning(
+            "Built for %s; PHOENIX_TARGETS leaves out %s.", ", ".join(declared.platforms), ", ".join(declared.left_out)
+        )
     return {"family": family, "version": str(image.version)}
 
 
