@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ class Account:
     def published(self, name: str, owner: str) -> str:
         image = self.cloud.backend.register_image(name)
         image.owner_id, image.root_device_name, image.root_device_type = owner, "/dev/xvda", "ebs"
-        image.creation_date = f"{name[-8:-4]}-{name[-4:-2]}-{name[-2:]}T00:00:00.000Z"
+        image.virtualization_type = "hvm"
+        image.creation_date = datetime.strptime(name[-8:], "%Y%m%d").replace(tzinfo=UTC)
         return str(image.id)
 
     def target(self, **changed: Any) -> Target:
@@ -174,12 +176,13 @@ def test_its_machine_is_marked_at_birth_and_closed(account: Account, tmp_path: P
 
     (asked,) = [call.params for call in account.cloud.calls if call.action == "RunInstances"]
     assert asked["ImageId"] == account.source
-    assert asked["MetadataOptions.HttpTokens"] == "required"
     assert asked["BlockDeviceMapping.1.Ebs.Encrypted"] == "true"
     for action in ("RunInstances", "CreateSecurityGroup"):
         (call,) = account.cloud.called(action)
         born = {value for key, value in call.params.items() if key.startswith("TagSpecification.1.Tag")}
         assert {"phoenix.owner", OWNER, "phoenix.build", "phoenix.build-until"} <= born, action
+    changed = [call.params for call in account.cloud.called("ModifyImageAttribute")]
+    assert "v2.0" in [params.get("ImdsSupport.Value") for params in changed]
     (opened,) = account.cloud.called("AuthorizeSecurityGroupIngress")
     assert [value for key, value in opened.params.items() if key.endswith("CidrIp")] == ["10.0.0.0/8"]
 

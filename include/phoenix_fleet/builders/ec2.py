@@ -74,8 +74,10 @@ class Driver(Builder):
             leftovers.remove(client, leftovers.past_their_time(), log)
 
     def prepare(self, run: Run, log: Log) -> Inputs:
-        """Nothing is made here: Packer makes the temporary machine, its key and its security group."""
+        """A security group for the temporary machine, tagged at birth, which Packer's own would not be."""
         place, settings, source = self._place, self.settings, self._source
+        with self._ec2(f"prepare {run.build_id}") as client:
+            group = self._security_group(client, run)
         connection = self.connections(place.connection)
         with aws.translated(f"build {run.build_id}"):
             environment = aws.environment(connection)
@@ -92,7 +94,7 @@ class Driver(Builder):
                 "instance_type": settings.instance_type or place.instance_type,
                 "ssh_username": settings.ssh_username,
                 "ssh_interface": f"{place.address}_ip",
-                "ssh_from": list(settings.ssh_from),
+                "security_group": group,
                 "key_name": leftovers.key_name(run),
                 "device": source["RootDeviceName"],
                 "disk_gib": settings.disk_gib,
@@ -112,6 +114,9 @@ class Driver(Builder):
             image = self._made(client, run, made)
             image_id, snapshots = str(image["ImageId"]), _snapshots(image)
             self._check_snapshots(client, image_id, snapshots)
+            # Whoever launches it gets session tokens only: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/
+            # configuring-IMDS-new-instances.html#configure-IMDS-new-instances-ami-configuration
+            client.modify_image_attribute(ImageId=image_id, ImdsSupport={"Value": "v2.0"})
             tags = {
                 "Name": f"{run.family} {run.version}",
                 view.OWNER_MARK: OWNER,
@@ -124,13 +129,14 @@ class Driver(Builder):
             client.create_tags(
                 Resources=[image_id, *snapshots], Tags=[{"Key": key, "Value": value} for key, value in tags.items()]
             )
+            leftovers.remove(client, _of(run), lambda _: None)  # the security group
         log(f"build: {image_id} is {run.family} {run.version}")
         return image_id
 
     def clean_up(self, run: Run, log: Log) -> None:
         """The same kinds of things, of this build alone; waits until its machine is gone, which holds the others."""
         with self._ec2(f"clean up {run.build_id}") as client:
-            leftovers.remove(client, lambda build_id, _: build_id == run.build_id, log, patience=leftovers.PATIENCE)
+            leftovers.remove(client, _of(run), log, patience=leftovers.PATIENCE)
 
     # Inside
 
@@ -146,6 +152,30 @@ class Driver(Builder):
     def _ec2(self, what: str) -> Iterator[Any]:
         with aws.translated(what):
             yield self._clients("ec2")
+
+    def _security_group(self, client: Any, run: Run) -> str:
+        (subnet,) = client.describe_subnets(SubnetIds=[self._place.subnets[0]])["Subnets"]
+        tags = [{"Key": key, "Value": value} for key, value in {"Name": run.name, **leftovers.marks(run)}.items()]
+        made = client.create_security_group(
+            GroupName=run.name,
+            Description=f"SSH to the temporary machine of {run.build_id}",
+            VpcId=subnet["VpcId"],
+            TagSpecifications=[{"ResourceType": "security-group", "Tags": tags}],
+        )
+        networks = list(map(ip_network, self.settings.ssh_from))
+        client.authorize_security_group_ingress(
+            GroupId=made["GroupId"],
+            IpPermissions=[
+                {
+                    "IpProtocol": "tcp",
+                    "FromPort": 22,
+                    "ToPort": 22,
+                    "IpRanges": [{"CidrIp": str(each)} for each in networks if each.version == 4],
+                    "Ipv6Ranges": [{"CidrIpv6": str(each)} for each in networks if each.version == 6],
+                }
+            ],
+        )
+        return str(made["GroupId"])
 
     @cached_property
     def _source(self) -> Mapping[str, Any]:
@@ -195,6 +225,11 @@ class Driver(Builder):
                         f"{snapshot['SnapshotId']} behind {image_id} is not encrypted.",
                         remedy="See the template's launch_block_device_mappings, or set build.settings.encrypt: false.",
                     )
+
+
+def _of(run: Run) -> leftovers.IsDue:
+    """What is this build's and not finished: a finished AMI has its id, and no end of its time any more."""
+    return lambda build_id, until: (build_id, until) == (run.build_id, str(run.until))
 
 
 def _snapshots(image: Mapping[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ variable "kms_key" { type = string }
 
 variable "ssh_username" { type = string }
 variable "ssh_interface" { type = string }
-variable "ssh_from" { type = list(string) }
+variable "security_group" { type = string }
 variable "key_name" { type = string }
 # Where a tunnel leads to the machine, if the worker does not reach it itself.
 variable "ssh_host" {
@@ -50,6 +50,7 @@ source "amazon-ebs" "machine" {
   skip_metadata_api_check     = true
   subnet_id                   = var.subnet
   instance_type               = var.instance_type
+  security_group_id           = var.security_group
   associate_public_ip_address = var.ssh_interface == "public_ip"
 
   # The newest one of that name, as looked up a moment ago: what is built is what was checked.
@@ -67,27 +68,22 @@ source "amazon-ebs" "machine" {
   launch_block_device_mappings {
     device_name           = var.device
     volume_type           = "gp3"
+    iops                  = 3000 # these two are what gp3 has anyway; Packer 1.6 wants to be told
+    throughput            = 125
     volume_size           = var.disk_gib
     encrypted             = var.encrypt
     kms_key_id            = var.kms_key
     delete_on_termination = true
   }
 
-  metadata_options {
-    http_endpoint               = "enabled"
-    http_tokens                 = "required"
-    http_put_response_hop_limit = 1
-  }
-
-  communicator                          = "ssh"
-  ssh_username                          = var.ssh_username
-  ssh_interface                         = var.ssh_interface
-  ssh_host                              = var.ssh_host
-  ssh_port                              = var.ssh_port
-  ssh_timeout                           = "10m"
-  ssh_clear_authorized_keys             = true
-  temporary_key_pair_name               = var.key_name
-  temporary_security_group_source_cidrs = var.ssh_from
+  communicator              = "ssh"
+  ssh_username              = var.ssh_username
+  ssh_interface             = var.ssh_interface
+  ssh_host                  = var.ssh_host
+  ssh_port                  = var.ssh_port
+  ssh_timeout               = "10m"
+  ssh_clear_authorized_keys = true
+  temporary_key_pair_name   = var.key_name
 
   run_tags        = var.marks
   run_volume_tags = var.marks
