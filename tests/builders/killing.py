@@ -45,7 +45,10 @@ class Build:
         told = {
             "family": family.name,
             "home": str(family.home),
-            "target": target.model_dump(mode="json"),
+            "target": {
+                "platform": {target.platform.name: target.platform.settings},
+                "build": target.build.model_dump(mode="json"),
+            },
             "version": version,
             "workdir": str(workdir),
             "connections": [vars(each) | {"extra": dict(each.extra)} for each in connections.values()],
@@ -67,7 +70,7 @@ class Build:
     def said(self) -> str:
         return self._output.read_text()
 
-    def wait_for(self, see: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+    def wait_for(self, see: Callable[[], Any], what: str, seconds: float = 180) -> Any:
         """What the condition gives once it gives something; the build must not end before."""
 
         def look() -> Any:

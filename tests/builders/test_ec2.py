@@ -221,7 +221,7 @@ def hanging(account: Account, tmp_path: Path) -> Iterator[Build]:
 def test_a_killed_packer_is_cleaned_up_after_at_once(account: Account, hanging: Build) -> None:
     for pid in list(hanging.packers()):
         os.kill(pid, signal.SIGKILL)
-    hanging.process.wait(60)
+    hanging.process.wait(180)
     assert "signal 9" in hanging.said
     assert account.temporary() == NOTHING
 

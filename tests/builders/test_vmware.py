@@ -141,7 +141,7 @@ def hanging(center: Center, tmp_path: Path) -> Iterator[Build]:
 def test_a_killed_packer_is_cleaned_up_after_at_once(center: Center, hanging: Build) -> None:
     for pid in list(hanging.packers()):
         os.kill(pid, signal.SIGKILL)
-    hanging.process.wait(60)
+    hanging.process.wait(180)
     assert "signal 9" in hanging.said
     assert center.names() == set()
 

@@ -146,9 +146,9 @@ def _deregistering(client: Any, image: Mapping[str, Any]) -> Callable[[], Any]:
             BUILD_MARK: own.get(BUILD_MARK) or (match["id"] if match else ""),
             UNTIL_MARK: own.get(UNTIL_MARK) or (match["until"] if match else ""),
         }
-        if snapshots:  # EC2 forgets with an AMI which ones were its own
-            tags = [{"Key": key, "Value": value} for key, value in told.items()]
-            client.create_tags(Resources=snapshots, Tags=tags)
+        # EC2 forgets with an AMI which snapshots were its own; and only what is tagged may be deleted.
+        tags = [{"Key": key, "Value": value} for key, value in told.items()]
+        client.create_tags(Resources=[image["ImageId"], *snapshots], Tags=tags)
         client.deregister_image(ImageId=image["ImageId"])
 
     return take
