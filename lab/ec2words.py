@@ -28,7 +28,7 @@ class Call:
         needed = {f"{self.service}:{self.action}"}
         if self.action == "RunInstances":
             needed |= {"ec2:CreateTags"} if "TagSpecification.1.ResourceType" in self.params else set()
-            needed |= {"iam:PassRole"} if "IamInstanceProfile.Name" in self.params else set()
+            needed |= {"iam:PassRole"} if self.params.get("IamInstanceProfile.Name") else set()
         return needed
 
 
