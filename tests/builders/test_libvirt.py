@@ -85,7 +85,7 @@ class Place:
         return builder.Driver(target, self.connections.__getitem__, self.folder)
 
     def driver(self) -> driver.Driver:
-        return driver.Driver(driver.Settings.model_validate(self.platform), self.connections.__getitem__)
+        return driver.Driver(driver.Driver.Settings.model_validate(self.platform), self.connections.__getitem__)
 
     def run(self, until: int = 0) -> Run:
         """A run with its key, as ``prepare`` leaves it."""
