@@ -79,6 +79,7 @@ class Airflow:
             "PHOENIX_ARTEFACTS": str(self._places.artefacts),
             "PHOENIX_REPORTS": str(self._places.reports),
             "PHOENIX_CACHE": str(self._places.cache),
+            "PHOENIX_TARGETS": "docker",  # all that the lab has
             **_passed_on("PHOENIX_INCLUDE"),
             **self._overrides.values,
             **read_environment(home / "secrets.env"),

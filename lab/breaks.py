@@ -33,12 +33,17 @@ def _replace(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new))
 
 
+def _provisioning(home: Path) -> Path:
+    """What all families are made with."""
+    return home.parent / "common" / "provision.sh"
+
+
 def _build(home: Path) -> None:
-    _replace(home / "packer" / "provision.sh", 'PACKAGES="', 'PACKAGES="phoenix-no-such-package ')
+    _replace(_provisioning(home), 'PACKAGES="', 'PACKAGES="phoenix-no-such-package ')
 
 
 def _test(home: Path) -> None:
-    _replace(home / "packer" / "provision.sh", 'say "hardening"\nharden\n', "")
+    _replace(_provisioning(home), 'say "hardening"\nharden\n', "")
 
 
 def _certify(home: Path) -> None:

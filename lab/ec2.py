@@ -30,6 +30,7 @@ from io import BytesIO
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+from lab import ec2images
 from lab.ec2volumes import Disks
 from lab.ec2words import XMLNS, Call, Fault, Target, console, error, health, ok, target_ids
 
@@ -136,6 +137,7 @@ class Cloud:
 
         for service in ("ec2", "elbv2", "iam", "sts"):
             get_backend(service).reset()
+        ec2images.complete()
         self._moto = DomainDispatcherApplication(create_backend_app)
         server = make_server("127.0.0.1", self.port, self, threaded=True, request_handler=_quiet())
         self.port = int(server.server_port)
@@ -193,6 +195,7 @@ class Cloud:
         """The actions that are not moto's alone."""
         return {
             "RunInstances": self._run,
+            "CreateImage": self._create_image,
             "DescribeInstances": self._describe,
             "TerminateInstances": self._terminate,
             "StopInstances": self._stop,
@@ -217,7 +220,7 @@ class Cloud:
 
     def _run(self, params: dict[str, str], environ: dict[str, Any]) -> tuple[str, Any, bytes]:
         token = params.get("ClientToken", "")
-        if token in self._tokens:
+        if token and token in self._tokens:
             frozen, ids, reply = self._tokens[token]
             if frozen != params:
                 words = "Arguments on this idempotent request are inconsistent with arguments used in previous request."
@@ -235,8 +238,14 @@ class Cloud:
             self.set_state(instance_id, "pending")
             self._reads_left[instance_id] = self.boot_reads
             self._hidden[instance_id] = self.lag_reads
-        if reply[0].startswith("200"):
+        if token and reply[0].startswith("200"):
             self._tokens[token] = params, born, reply
+        return reply
+
+    def _create_image(self, params: dict[str, str], environ: dict[str, Any]) -> tuple[str, Any, bytes]:
+        reply = self._ask_moto(params, environ)
+        if reply[0].startswith("200"):
+            ec2images.encrypt(self.backend, params["InstanceId"])
         return reply
 
     def _describe(self, params: dict[str, str], environ: dict[str, Any]) -> tuple[str, Any, bytes]:

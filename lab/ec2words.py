@@ -30,7 +30,7 @@ class Call:
             needed |= {"ec2:CreateTags"} if "TagSpecification.1.ResourceType" in self.params else set()
         if self.action == "RunInstances":
             needed |= {"ec2:CreateTags"} if "TagSpecification.1.ResourceType" in self.params else set()
-            needed |= {"iam:PassRole"} if "IamInstanceProfile.Name" in self.params else set()
+            needed |= {"iam:PassRole"} if self.params.get("IamInstanceProfile.Name") else set()
         return needed
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from lab.places import REPOSITORY, Places
 from phoenix_fleet import packer
 from phoenix_fleet.config import ImageFamily, Project, Target
+from phoenix_fleet.configbuild import COMMON
 from phoenix_fleet.connections import Connections
 from phoenix_fleet.domain.errors import NotFound
 from phoenix_fleet.domain.ladder import CLIMB
@@ -59,8 +60,9 @@ class OlderRelease:
             include = self._places.home / "older"
             shutil.rmtree(include, ignore_errors=True)
             home = include / "images" / FAMILY
-            shutil.copytree(REPOSITORY / "include" / "images" / FAMILY, home)
-            motd = home / "packer" / "files" / "common" / "etc" / "motd"
+            for name in (FAMILY, COMMON):
+                shutil.copytree(REPOSITORY / "include" / "images" / name, home.parent / name)
+            motd = home.parent / COMMON / "files" / "common" / "etc" / "motd"
             motd.parent.mkdir(parents=True, exist_ok=True)
             motd.write_text(_GREETING)
             self._family = Project(include).family(FAMILY)

@@ -7,6 +7,7 @@ works here, and neither Airflow nor the provider is imported.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -118,13 +119,44 @@ class Clients:
 
 def _client(connection: Connection, service: str) -> Any:
     session = _session(connection)
+    _region(session, connection)
+    return session.client(
+        service, endpoint_url=endpoint(connection, service), config=_config(), verify=_verify(connection)
+    )
+
+
+def environment(connection: Connection) -> dict[str, str]:
+    """The variables by which another program reaches Amazon as that connection does, with the keys of this moment.
+
+    Nothing of this machine's own is used behind their back: no files, no metadata service. Keys of a role end with it.
+    """
+    session = _session(connection)
+    found = session.get_credentials()
+    if found is None:
+        raise AuthenticationFailed(
+            f"The connection '{connection.id}' has no keys, and neither has this machine.",
+            remedy="Set its login and password.",
+        )
+    keys, verify = found.get_frozen_credentials(), _verify(connection)
+    env = {
+        "AWS_ACCESS_KEY_ID": keys.access_key,
+        "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+        "AWS_SESSION_TOKEN": keys.token or "",
+        "AWS_REGION": _region(session, connection),
+        "AWS_CA_BUNDLE": verify if isinstance(verify, str) else "",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    return {name: value for name, value in env.items() if value}
+
+
+def _region(session: Any, connection: Connection) -> str:
     if not session.region_name:
         raise InvalidConfig(
             f"The connection '{connection.id}' names no region.", remedy="Set extra.region_name, eu-central-1 say."
         )
-    return session.client(
-        service, endpoint_url=_endpoint(connection, service), config=_config(), verify=_verify(connection)
-    )
+    return str(session.region_name)
 
 
 def _config() -> Any:
@@ -188,10 +220,10 @@ def _in_role(session: Any, connection: Connection) -> Any:
     import boto3
     from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 
-    endpoint = _endpoint(connection, "sts")
+    where = endpoint(connection, "sts")
 
     def client_of(service: str, **keys: Any) -> Any:
-        return session.client(service, endpoint_url=endpoint, **{**keys, "config": _config()})
+        return session.client(service, endpoint_url=where, **{**keys, "config": _config()})
 
     given = connection.extra.get("assume_role_kwargs") or {}
     if not isinstance(given, Mapping):
@@ -213,7 +245,7 @@ def _in_role(session: Any, connection: Connection) -> Any:
     return boto3.session.Session(botocore_session=core, region_name=session.region_name)
 
 
-def _endpoint(connection: Connection, service: str) -> str | None:
+def endpoint(connection: Connection, service: str) -> str | None:
     """Where to reach the service, if not where Amazon has it; ``service_config`` says more than ``endpoint_url``."""
     configs = connection.extra.get("service_config")
     config = configs.get(service) if isinstance(configs, Mapping) else None

@@ -12,7 +12,8 @@ from typing import Any
 from croniter import croniter  # type: ignore[import-untyped]
 
 from phoenix_fleet import drivers, yamlfile, yamlmistakes
-from phoenix_fleet.config import Driver, Fleet, ImageFamily, Project
+from phoenix_fleet.config import Driver, Fleet, ImageFamily, Project, Target
+from phoenix_fleet.configbuild import COMMON
 from phoenix_fleet.connections import SettingsFile, from_environment
 from phoenix_fleet.domain.errors import InvalidConfig
 from phoenix_fleet.domain.ladder import Rung
@@ -101,7 +102,7 @@ class _Inspection:
         unread = [*include.glob("fleets/*.yml"), *include.glob("images/*/image.yml")]
         self.found.warnings += [f"{path}: nobody reads it: the name must end in .yaml." for path in sorted(unread)]
         for folder in sorted(include.glob("images/*/")):
-            if not (folder / "image.yaml").exists() and not (folder / "image.yml").exists():
+            if folder.name != COMMON and not any((folder / f"image.{end}").exists() for end in ("yaml", "yml")):
                 self.found.warnings.append(f"{folder}: it has no image.yaml, so it is no image family.")
         for family in self.families.values():
             for path in sorted(family.home.glob("components/*/component.yaml")):
@@ -113,6 +114,8 @@ class _Inspection:
         self._cron(path, family.schedule)
         self._twice(path, "components", family.components)
         self._twice(path, "targets", family.platforms)
+        if family.left_out:
+            self.found.warnings.append(f"{path}: PHOENIX_TARGETS leaves out {', '.join(family.left_out)}.")
         for index, target in enumerate(family.targets):
             self._exists(path, ("targets", index, "build", "template"), family.home / target.build.template)
         for name in family.components:
@@ -310,9 +313,16 @@ def _connections_of_family(family: ImageFamily) -> Iterator[tuple[Location, str]
     for key, name in _connections_of_driver("configurators", family.configurator):
         yield ("configurator", family.configurator.name, key), name
     for index, target in enumerate(family.targets):
-        yield ("targets", index, "build", "registry"), target.build.registry
+        if _pushes(target):
+            yield ("targets", index, "build", "registry"), target.build.registry
         for key, name in _connections_of_driver("platforms", target.platform):
             yield ("targets", index, "platform", target.platform.name, key), name
+
+
+def _pushes(target: Target) -> bool:
+    """Whether its artefacts go to the registry; those of a platform without a builder might."""
+    name = target.platform.name
+    return name not in drivers.names("builders") or bool(drivers.load("builders", name).pushes)
 
 
 def _connections_of_fleet(fleet: Fleet) -> Iterator[tuple[Location, str]]:

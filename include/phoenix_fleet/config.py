@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from phoenix_fleet import yamlfile, yamlmistakes
+from phoenix_fleet.configbuild import Build, Seed, Target, chosen
 from phoenix_fleet.configcalendar import FreezeTime, Maintenance, QuotaLimits, Waiver, check_waivers
 from phoenix_fleet.configfields import (
     NAME,
@@ -59,31 +60,6 @@ __all__ = [
     "Timeouts",
     "portion",
 ]
-
-
-class Seed(Frozen):
-    """The root file system that a build starts from, made from scratch with mmdebstrap."""
-
-    suite: str = Field(description="Debian or Ubuntu suite, such as bookworm.", pattern=r"^[a-z][a-z0-9.-]*$")
-    include: tuple[str, ...] = Field((), description="Packages that the seed must have before Packer starts.")
-    image: str = Field("", description="Pull this image by digest instead, where a registry answers. Default: none.")
-
-
-class Build(Frozen):
-    """How one platform's artefact is built."""
-
-    template: str = Field(description="Packer template, relative to the family's folder.")
-    seed: Seed = Field(description="What the build starts from.")
-    repository: str = Field("", description="Where the artefact is pushed, without host. Default: the family.")
-    registry: str = Field("registry", description="Airflow connection id of the registry.")
-    timeout: Duration = Field(timedelta(minutes=30), description="Packer is stopped after this long.")
-
-
-class Target(Frozen):
-    """One platform that the family is built for, and where its throw-away test instances run."""
-
-    platform: PlatformDriver
-    build: Build
 
 
 class Stage(Frozen):
@@ -134,6 +110,7 @@ class ImageFamily(Frozen):
     approval: Approval = Field(default_factory=Approval)
 
     _home: Path = PrivateAttr(Path())
+    _left_out: tuple[str, ...] = PrivateAttr(())
     kind: ClassVar[str] = "image family"
 
     @property
@@ -150,6 +127,11 @@ class ImageFamily(Frozen):
     def platforms(self) -> list[str]:
         """Names of the platforms it is built for."""
         return [target.platform.name for target in self.targets]
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Platforms of its file that this deployment does not build for (``PHOENIX_TARGETS``)."""
+        return self._left_out
 
     def target(self, platform: str) -> Target:
         """What the file says of that platform.
@@ -346,6 +328,9 @@ class Project:
         document = yamlfile.read(path)
         family = document.check(ImageFamily)
         object.__setattr__(family, "_home", path.parent)
+        kept, left_out = chosen(family.targets, path)
+        object.__setattr__(family, "targets", kept)
+        object.__setattr__(family, "_left_out", left_out)
         _same_name(document, "family", family.family, path.parent.name)
         wrong = []
         for index, name in enumerate(family.components):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from phoenix_fleet.domain.errors import InvalidConfig
 
-Seam = Literal["platforms", "balancers", "configurators", "gates", "workloads"]
+Seam = Literal["platforms", "builders", "balancers", "configurators", "gates", "workloads"]
 
 
 def names(seam: Seam) -> list[str]:

@@ -1,8 +1,8 @@
-"""Builds an image with Packer: a seed, ``packer build``, and what it pushed is there to be found by the platform.
+"""Builds an image with Packer on one platform, from the family's template and what that platform's builder adds.
 
-The template belongs to the family and gets everything as variables from here: ``family``, ``version``, ``seed``,
-``registry`` (``host:port``), ``repository``, ``registry_login``, ``registry_user``, ``registry_password``,
-``manifest``, ``build_id`` and ``build_until``. What a killed Packer leaves behind is swept by that build id.
+The template gets everything as variables: ``family``, ``version``, ``manifest``, ``build_id``, ``build_until``,
+``common`` (the folder that the families share), those of the builder (``builders/<platform>.py``), and last the
+target's own ``build.variables``. Undeclared ones are let go.
 """
 
 from __future__ import annotations
@@ -10,31 +10,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
-import socket
 import stat
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from phoenix_fleet import processes, seeds
+from phoenix_fleet import drivers, processes
+from phoenix_fleet.builders.base import NAME as CONTAINER
+from phoenix_fleet.builders.base import Builder, Run
 from phoenix_fleet.config import ImageFamily, Target
-from phoenix_fleet.connections import Connection, Connections
-from phoenix_fleet.dockercommand import DockerCommand, Failed
-from phoenix_fleet.domain.errors import BuildFailed, InvalidConfig, TimedOut, Unavailable
+from phoenix_fleet.configbuild import COMMON
+from phoenix_fleet.connections import Connections
+from phoenix_fleet.domain.errors import BuildFailed, InvalidConfig, PhoenixError, TimedOut
 from phoenix_fleet.domain.windows import Version
 from phoenix_fleet.redact import Redactor
 
-CONTAINER = "phoenix-build-"
-"""What names of build containers start with; the build id follows. Docker templates name theirs so."""
+__all__ = ["CONTAINER", "Line", "build", "inputs_fingerprint", "sweep"]
 
 _GRACE = timedelta(seconds=10)
 """Packer needs about 0.2 s to remove its container after a SIGTERM (measured with 1.6.6)."""
@@ -71,46 +70,107 @@ def _unescaped(text: str) -> str:
 
 def build(
     family: ImageFamily, target: Target, version: Version, connections: Connections, *, workdir: Path, log: Log
-) -> None:
-    """Build one artefact of that version and push it as ``<repository>:<version>-candidate``; minutes.
+) -> str:
+    """Build one artefact of that version, a candidate on its platform, and return its reference; minutes.
 
-    Safe to repeat: it pushes anew under the same tag. Each line that Packer says goes to ``log`` as it comes, without
-    secrets, and to ``packer.log`` in ``workdir``, an existing folder. Leaves no container behind, however it ends.
+    Empty if the platform knows it by its version alone. Safe to repeat: the last one counts. Each line that Packer
+    says goes to ``log`` as it comes, without secrets, and to ``packer.log`` in ``workdir``, an existing folder. Leaves
+    nothing behind, however it ends.
 
     :raises BuildFailed: with the last words of what failed.
     :raises InvalidConfig: the template, Packer or a connection is missing.
-    :raises Unavailable: the registry or the Docker engine does not answer.
+    :raises Unavailable: the platform, or what the artefact goes to, does not answer.
     """
-    registry = connections(target.build.registry)
     template = _template(family, target)
-    _check_answers(registry)
     _forget_scratch(workdir, older_than=target.build.timeout + _MARGIN)
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=workdir) as scratch:
-        docker = _docker(target, connections, Path(scratch))
-        if docker:
-            _sweep_orphans(docker, log)
-            seed = seeds.docker_image(target.build.seed, log, docker=docker)
-        else:
-            seed = str(seeds.root_file_system(target.build.seed, log))
-        run = _Run(f"{family.name}-{version}-{secrets.token_hex(4)}", Path(scratch), docker, target.build.timeout)
-        variables = {
-            "family": family.name,
-            "version": str(version),
-            "seed": seed,
-            "registry": _address(registry),
-            "repository": target.build.repository or family.name,
-            "registry_login": bool(registry.login),
-            "registry_user": registry.login,
-            "registry_password": registry.password,
-            "manifest": str(run.manifest),
-            "build_id": run.build_id,
-            "build_until": str(run.until),
-        }
-        with (workdir / "packer.log").open("a", encoding="utf-8") as kept:
-            output = _Output(log, kept.write, Redactor([registry.password] if registry.password else []))
-            run.packer(template, variables, output)
-            made = _artifact(run.manifest, output)
-    log(f"build: {made} is in the registry")
+        builder = _builder(target, connections, Path(scratch))
+        builder.check()
+        builder.sweep(log)
+        build_id = f"{family.name}-{version}-{secrets.token_hex(4)}"
+        until = int(time.time() + (target.build.timeout + _MARGIN).total_seconds())
+        run = Run(family.name, str(version), build_id, until, Path(scratch), family.home.parent / COMMON)
+        try:
+            return _run(builder, run, template, workdir, log)
+        except BaseException:
+            _clean_up(builder, run, log)
+            raise
+
+
+def sweep(target: Target, connections: Connections, log: Log) -> None:
+    """Remove what killed builds have left on that platform, once they are past their own time."""
+    if target.platform.name not in drivers.names("builders"):
+        return
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch:
+        _builder(target, connections, Path(scratch)).sweep(log)
+
+
+def _builder(target: Target, connections: Connections, folder: Path) -> Builder:
+    found: Builder = drivers.load("builders", target.platform.name)(target, connections, folder)
+    return found
+
+
+def _run(builder: Builder, run: Run, template: Path, workdir: Path, log: Log) -> str:
+    inputs = builder.prepare(run, log)
+    build = builder.target.build
+    variables = {
+        **build.variables,
+        **inputs.variables,
+        "family": run.family,
+        "version": run.version,
+        "manifest": str(run.manifest),
+        "build_id": run.build_id,
+        "build_until": str(run.until),
+        "common": str(run.common),
+    }
+    with (workdir / "packer.log").open("a", encoding="utf-8") as kept:
+        output = _Output(log, kept.write, Redactor(inputs.secrets))
+        _packer(run, template, build.timeout, variables, inputs.environment, output)
+        made = _artifact(run.manifest, output)
+    return builder.finish(run, made, log)
+
+
+def _clean_up(builder: Builder, run: Run, log: Log) -> None:
+    try:
+        builder.clean_up(run, log)
+    except PhoenixError as error:  # it must not hide why the build failed; a later sweep does it
+        log(f"build: what {run.build_id} left is not removed yet: {error}")
+
+
+def _packer(
+    run: Run,
+    template: Path,
+    timeout: timedelta,
+    variables: Mapping[str, Any],
+    environment: Mapping[str, str],
+    output: _Output,
+) -> None:
+    """Run Packer to its end. :raises BuildFailed: if that was not a success."""
+    var_file = run.scratch / "variables.pkrvars.json"
+    with os.fdopen(os.open(var_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(variables, file)
+    env = processes.bare_environment(
+        CHECKPOINT_DISABLE="1",
+        PACKER_NO_COLOR="1",
+        PACKER_CACHE_DIR=str(run.scratch / "cache"),
+        PACKER_CONFIG_DIR=str(run.scratch),
+        **_plugin_path(),
+        **environment,
+    )
+    argv = ["packer", "build", "-machine-readable", f"-var-file={var_file}", str(template)]
+    try:
+        code = processes.run(argv, output, timeout=timeout, env=env, grace=_GRACE)
+    except TimedOut as error:
+        raise BuildFailed(
+            f"{error} {output.last_words()}", remedy="See what hangs, or raise build.timeout in image.yaml."
+        ) from error
+    finally:
+        var_file.unlink(missing_ok=True)
+    if code:
+        raise BuildFailed(
+            f"Packer ended with {_exit(code)}. {output.last_words()}",
+            remedy=f"Mend what {template.parent.name}/ does there, then clear this build.",
+        )
 
 
 @dataclass
@@ -145,58 +205,6 @@ class _Output:
         return "\n".join([*self.errors, "The last lines of its output:", *(f"  {line}" for line in self.last)])
 
 
-@dataclass(frozen=True)
-class _Run:
-    """One run of Packer, with the id that its leftovers carry."""
-
-    build_id: str
-    scratch: Path
-    """A private folder that is gone afterwards."""
-    docker: DockerCommand | None
-    timeout: timedelta
-
-    @property
-    def manifest(self) -> Path:
-        """Where Packer writes what it has made."""
-        return self.scratch / "manifest.json"
-
-    @property
-    def until(self) -> int:
-        """Moment (Unix time) after which nothing of this run may exist."""
-        return int(time.time() + (self.timeout + _MARGIN).total_seconds())
-
-    def packer(self, template: Path, variables: dict[str, Any], output: _Output) -> None:
-        """Run Packer to its end. :raises BuildFailed: if that was not a success."""
-        var_file = self.scratch / "variables.pkrvars.json"
-        with os.fdopen(os.open(var_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump(variables, file)
-        env = processes.bare_environment(
-            CHECKPOINT_DISABLE="1",
-            PACKER_NO_COLOR="1",
-            PACKER_CACHE_DIR=str(self.scratch / "cache"),
-            PACKER_CONFIG_DIR=str(self.scratch),
-            **_plugin_path(),
-            **(self.docker.env if self.docker else {}),
-        )
-        argv = ["packer", "build", "-machine-readable", f"-var-file={var_file}", str(template)]
-        code: int | None = None
-        try:
-            code = processes.run(argv, output, timeout=self.timeout, env=env, grace=_GRACE)
-        except TimedOut as error:
-            raise BuildFailed(
-                f"{error} {output.last_words()}", remedy="See what hangs, or raise build.timeout in image.yaml."
-            ) from error
-        finally:
-            # Packer removes its container itself, unless it was killed outright.
-            if self.docker and code != 0:
-                _remove(self.docker, CONTAINER + self.build_id)
-        if code:
-            raise BuildFailed(
-                f"Packer ended with {_exit(code)}. {output.last_words()}",
-                remedy=f"Mend what {template.parent.name}/ does there, then clear this build.",
-            )
-
-
 def _plugin_path() -> dict[str, str]:
     """Where a current Packer finds the plugins that ``packer init`` fetched; the configuration folder is ours."""
     if named := os.environ.get("PACKER_PLUGIN_PATH"):
@@ -211,10 +219,11 @@ def _exit(code: int) -> str:
 
 def _template(family: ImageFamily, target: Target) -> Path:
     template = (family.home / target.build.template).resolve()
-    if not template.is_file() or not template.is_relative_to(family.home.resolve()):
+    homes = [family.home.resolve(), (family.home.parent / COMMON).resolve()]
+    if not template.is_file() or not any(map(template.is_relative_to, homes)):
         raise InvalidConfig(
             f"{family.home}/image.yaml: build.template: there is no '{target.build.template}' in the family's folder.",
-            remedy="Name a Packer template, relative to that folder.",
+            remedy=f"Name a Packer template, relative to that folder; ../{COMMON}/ is shared by all families.",
         )
     return template
 
@@ -230,50 +239,6 @@ def _artifact(manifest: Path, output: _Output) -> str:
     )
 
 
-def _address(registry: Connection) -> str:
-    return f"{registry.host}:{registry.port}" if registry.port else registry.host
-
-
-def _check_answers(registry: Connection) -> None:
-    """Minutes before the push is the time to find out."""
-    try:
-        socket.create_connection((registry.host, registry.port or 443), timeout=5).close()
-    except OSError as error:
-        raise Unavailable(
-            f"The registry {_address(registry)} (connection '{registry.id}') does not answer: {error}",
-            remedy="Start it, or mend the connection.",
-        ) from error
-
-
-def _docker(target: Target, connections: Connections, folder: Path) -> DockerCommand | None:
-    """The Docker engine that the target's platform names; None for a platform that has none."""
-    if target.platform.name != "docker":
-        return None
-    docker = DockerCommand(connections(target.platform.settings.get("connection", "docker")), folder)
-    docker.check_answers()
-    return docker
-
-
-def _remove(docker: DockerCommand, container: str) -> None:
-    """Remove a container of ours by its exact name; if there is none, that is success."""
-    with suppress(Failed):  # it must not hide why the build failed; a later build sweeps
-        docker.run("container", "rm", "--force", "--volumes", container)
-
-
-def _sweep_orphans(docker: DockerCommand, log: Log) -> None:
-    """Remove build containers that are past their own time: whoever started them was killed and could not.
-
-    Ours is only what carries a build id, and that id in its name too; instances born from an image inherit the
-    label without its value.
-    """
-    shown = '{{.Names}} {{.Label "phoenix.build"}} {{.Label "phoenix.build-until"}}'
-    for line in docker.run("container", "ls", "--all", "--filter", "label=phoenix.build", "--format", shown):
-        match = re.fullmatch(rf"{CONTAINER}(\S+) (\S+) (\d+)", line)
-        if match and match[1] == match[2] and int(match[3]) < time.time():
-            log(f"build: removing {CONTAINER}{match[1]}, left behind by a build that was killed")
-            _remove(docker, CONTAINER + match[1])
-
-
 def _forget_scratch(workdir: Path, *, older_than: timedelta) -> None:
     """Remove the private folders of builds that were killed outright: a registry's password may lie there."""
     for folder in workdir.glob(f"{_SCRATCH}*/"):
@@ -282,19 +247,20 @@ def _forget_scratch(workdir: Path, *, older_than: timedelta) -> None:
 
 
 def inputs_fingerprint(family: ImageFamily) -> str:
-    """SHA-256 (hex) over every file of the family's folder: name, content, whether executable.
+    """SHA-256 (hex) over every file of the family's folder and the common one: name, content, whether executable.
 
     The same in every checkout: caches are left out, and of the modes only what git keeps counts.
     """
     digest = hashlib.sha256()
-    for path in sorted(_inputs(family.home), key=lambda path: path.relative_to(family.home).as_posix()):
-        mode = path.lstat().st_mode
-        if stat.S_ISLNK(mode):
-            kind, content = "link", os.readlink(path).encode()
-        else:
-            kind, content = ("program" if mode & stat.S_IXUSR else "file"), path.read_bytes()
-        head = json.dumps([path.relative_to(family.home).as_posix(), kind, len(content)])
-        digest.update(head.encode() + b"\n" + content)
+    for folder, under in ((family.home, ""), (family.home.parent / COMMON, f"../{COMMON}/")):
+        for path in sorted(_inputs(folder), key=lambda path: path.relative_to(folder).as_posix()):
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                kind, content = "link", os.readlink(path).encode()
+            else:
+                kind, content = ("program" if mode & stat.S_IXUSR else "file"), path.read_bytes()
+            head = json.dumps([under + path.relative_to(folder).as_posix(), kind, len(content)])
+            digest.update(head.encode() + b"\n" + content)
     return digest.hexdigest()
 
 

@@ -177,7 +177,7 @@ def overlay(tmp_path: Path, family: ImageFamily) -> Callable[[str, str], ImageFa
     def changed(old: str, new: str) -> ImageFamily:
         include = tmp_path / "include"
         shutil.copytree(family.home.parents[1], include, ignore=shutil.ignore_patterns("phoenix_fleet", "__pycache__"))
-        script = include / "images" / "debian-base" / "packer" / "provision.sh"
+        script = include / "images" / "common" / "provision.sh"
         assert script.read_text().count(old) == 1
         script.write_text(script.read_text().replace(old, new))
         return Project(include).family("debian-base")

@@ -41,8 +41,9 @@ def roll_out(
     """
     fleet, paused = project.fleet(name), 0.0
     deps = deps_for(project, fleet, catalog, connections, log=log, workdir=workdir)
+    run = f"{run}/{fleet.name}/{image.version}"
     rollout = catalog.rollouts.open(
-        fleet.name, image.family, image.version, window, f"{run}/{fleet.name}/{image.version}", draw_plan(deps, fleet, image).slots,
+        fleet.name, image.family, image.version, window, run, draw_plan(deps, fleet, image).slots,
         settings=freeze(fleet), actor="bench", reason="a benchmark",
     )  # fmt: skip
     engine = engine_for(project, catalog, connections, rollout_id=rollout.id, log=log, workdir=workdir)

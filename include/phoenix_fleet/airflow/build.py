@@ -89,18 +89,23 @@ def open_candidate(family: str, **context: Any) -> Candidate:
     from phoenix_fleet import packer
 
     reason = world.reason_of(context)
+    declared = world.project().family(family)
     catalog = world.catalog()
     try:
         image = catalog.images.open_candidate(
             family,
             world.window_of(context),
-            packer.inputs_fingerprint(world.project().family(family)),
+            packer.inputs_fingerprint(declared),
             actor=world.actor_of(context),
             run=world.run_key(context),
         )
     finally:
         catalog.close()
     world.log.info("Candidate %s: %s", image, reason)
+    if declared.left_out:
+        world.log.warning(
+            "Built for %s; PHOENIX_TARGETS leaves out %s.", ", ".join(declared.platforms), ", ".join(declared.left_out)
+        )
     return {"family": family, "version": str(image.version)}
 
 
@@ -112,10 +117,12 @@ def run_packer(platform: str, candidate: Candidate, **context: Any) -> dict[str,
     world.mark(label=platform)
     family, version = world.project().family(candidate["family"]), Version.parse(candidate["version"])
     target = family.target(platform)
-    packer.build(family, target, version, world.connections, workdir=world.workdir(context), log=world.log.info)
+    made = packer.build(family, target, version, world.connections, workdir=world.workdir(context), log=world.log.info)
     driver_class = drivers.load("platforms", platform)
     driver = driver_class(driver_class.Settings.model_validate(target.platform.settings), world.connections)
-    found = [artefact for artefact, marks in driver.list_images(family.name) if marks.get("version") == str(version)]
+    listed = [artefact for artefact, marks in driver.list_images(family.name) if marks.get("version") == str(version)]
+    # A build that was repeated may have left an earlier one of the same version: what counts is what was made now.
+    found = [artefact for artefact in listed if not made or artefact.reference == made]
     if not found:
         raise BuildFailed(
             f"Packer ended well, but {platform} shows no artefact of {family.name} {version}.",

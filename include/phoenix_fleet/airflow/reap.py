@@ -45,7 +45,11 @@ def reap_throwaways(family: str, **context: Any) -> list[str]:
 
 @task
 def reap_images(family: str, **context: Any) -> list[str]:
-    """A line for each artefact that was deleted, because its image is rejected or retired, or spared."""
+    """A line for each artefact that was deleted, because its image is rejected or retired, or spared.
+
+    What killed builds left on the family's platforms goes, too.
+    """
+    from phoenix_fleet import packer
     from phoenix_fleet.rollout.reaping import image_reaper_for
 
     world.mark(machine=family, step="reap")
@@ -54,6 +58,7 @@ def reap_images(family: str, **context: Any) -> list[str]:
         for platform in project.family(family).platforms:
             reaper = image_reaper_for(project, family, platform, catalog, world.connections, log=world.log.info)
             lines += reaper.run().lines()
+            packer.sweep(project.family(family).target(platform), world.connections, lines.append)
     return lines
 
 

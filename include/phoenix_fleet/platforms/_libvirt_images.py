@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ _NAME = re.compile(
     rf"{OWNER}_(?P<family>[a-z][a-z0-9-]*)_(?P<version>\d{{4}}\.\d{{2}}-\d+)_(?P<digest>[0-9a-f]{{64}})"
     r"\.(?P<form>qcow2|raw)"
 )
+_PART = ".part."
 _REFERENCE = re.compile(
     r"(?P<pool>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})/(?P<name>[^/@\s]{1,250})@(?P<digest>sha256:[0-9a-f]{64})"
 )
@@ -77,10 +79,22 @@ def parse_ours(artefact: Artefact, pool: str) -> Base:
         raise NotOurs(str(error.args[0]), remedy="Ask whose image it is.") from None
 
 
+def part_name(name: str, build: str) -> str:
+    """Name of the empty volume that stands beside an image while ``build`` fills it: volumes cannot be renamed."""
+    return f"{name}{_PART}{build}"
+
+
+def parts(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Images that are not whole, and the builds that fill them, from the names of all volumes."""
+    found = [name.partition(_PART) for name in names if _PART in name]
+    return [(image, build) for image, _, build in found if base(image)]
+
+
 def listed(pool: Any, pool_name: str, family: str) -> list[tuple[Artefact, dict[str, str]]]:
-    """Every image of that family with its marks, by version."""
+    """Every whole image of that family with its marks, by version."""
     volumes.refresh(pool)
     names = {volume.name() for volume in pool.listAllVolumes(0)}
+    names -= {image for image, _ in parts(names)}
     found = [
         (
             Artefact("libvirt", reference(pool_name, each.name, each.digest), each.digest),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
+from pathlib import Path
 from typing import Any
 
 from phoenix_fleet.domain.errors import Busy, InvalidSpec, Unavailable
@@ -128,6 +130,37 @@ def write(volume: Any, content: bytes) -> None:
     except BaseException:
         _abort(stream)
         raise
+
+
+def upload(volume: Any, file: Path) -> None:
+    """Fill a volume with a file's content, however large."""
+    stream = volume.connect().newStream(0)
+    try:
+        volume.upload(stream, 0, file.stat().st_size, 0)
+        with file.open("rb") as source:
+            while chunk := source.read(_CHUNK):
+                left = memoryview(chunk)
+                while left:
+                    left = left[stream.send(bytes(left)) :]
+        stream.finish()
+    except BaseException:
+        _abort(stream)
+        raise
+
+
+def digest(volume: Any, length: int) -> str:
+    """``sha256:…`` of a volume's first ``length`` bytes, read back from the host."""
+    stream, hashed, left = volume.connect().newStream(0), hashlib.sha256(), length
+    try:
+        volume.download(stream, 0, length, 0)
+        while left and (chunk := stream.recv(min(_CHUNK, left))):
+            hashed.update(chunk)
+            left -= len(chunk)
+        stream.finish()
+    except BaseException:
+        _abort(stream)
+        raise
+    return f"sha256:{hashed.hexdigest()}" if not left else ""
 
 
 def _abort(stream: Any) -> None:

@@ -36,7 +36,7 @@ def test_a_break_changes_one_file_of_the_copy_at_most(name: str, tmp_path: Path)
 
 def test_a_break_that_no_longer_fits_is_refused(tmp_path: Path) -> None:
     include = tmp_path / "include"
-    home = include / "images" / "debian-base" / "packer"
+    home = include / "images" / "common"
     home.mkdir(parents=True)
     (home / "provision.sh").write_text("echo nothing\n")
     with pytest.raises(InvalidConfig, match="cannot break it"):

@@ -1,7 +1,7 @@
-# debian-base on Docker: a container from the seed, provisioned, committed, pushed to the registry.
+# Any family on Docker: a container from the seed, provisioned, committed, pushed to the registry.
 #
 # Readable by Debian's Packer 1.6.6, which has every plugin built in and knows no required_plugins. A current Packer
-# takes its plugins from packer/plugins/: run `packer init packer/plugins` once, then build this same file.
+# takes its plugins from plugins/: run `packer init plugins` once, then build this same file.
 
 variable "family" { type = string }
 variable "version" { type = string }
@@ -9,6 +9,7 @@ variable "seed" { type = string }
 variable "registry" { type = string }
 variable "repository" { type = string }
 variable "manifest" { type = string }
+variable "common" { type = string }
 
 # Names the build's container, so that one which outlives a killed build can be told from everything else.
 variable "build_id" { type = string }
@@ -28,7 +29,7 @@ variable "registry_password" {
   sensitive = true
 }
 
-source "docker" "debian" {
+source "docker" "container" {
   image  = var.seed
   pull   = false
   commit = true
@@ -50,10 +51,10 @@ source "docker" "debian" {
 }
 
 build {
-  sources = ["source.docker.debian"]
+  sources = ["source.docker.container"]
 
   provisioner "file" {
-    source      = "${path.root}/files"
+    source      = "${var.common}/files"
     destination = "/tmp/phoenix"
   }
 
@@ -64,7 +65,7 @@ build {
       "PHOENIX_FILES=/tmp/phoenix",
       "PHOENIX_LAYERS=common container",
     ]
-    script = "${path.root}/provision.sh"
+    script = "${var.common}/provision.sh"
   }
 
   post-processors {

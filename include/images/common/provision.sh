@@ -1,9 +1,11 @@
 #!/bin/sh
-# Makes a debian-base system out of a bare Debian, on any platform: packages, our files, hardening, clean-up.
+# Makes a base system out of a bare Debian or Ubuntu, on any platform: packages, our files, hardening, clean-up.
 #
 # PHOENIX_FAMILY, PHOENIX_VERSION  go to /etc/phoenix-release
 # PHOENIX_FILES                    folder with one tree of files per layer
-# PHOENIX_LAYERS                   the layers to lay over the system, in order: "common container"
+# PHOENIX_LAYERS                   the layers to lay over the system, in order: "common container" (phoenix-init is its
+#                                  PID 1), "common machine" (systemd and cloud-init), "common machine scratch" (a disk
+#                                  that we made, so it has to be made to boot)
 set -eu
 umask 022
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
@@ -14,8 +16,14 @@ say() {
     echo "provision: $*"
 }
 
+has_layer() {
+    case " $PHOENIX_LAYERS " in *" $1 "*) return 0 ;; esac
+    return 1
+}
+
 install_packages() {
-    # No init system runs here, so nothing that a package brings may be started.
+    if has_layer machine; then PACKAGES="$PACKAGES cloud-init"; fi
+    # No init system runs in a container, and on a machine nothing may be up before it is hardened.
     printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
     chmod 755 /usr/sbin/policy-rc.d
     # Without Error-Mode=any apt goes on with old lists when the archive does not answer.
@@ -41,6 +49,22 @@ install_files() {
     install -d -m 700 /root/.ssh
 }
 
+# From the next boot on runit keeps sshd and whatever comes, as in a container; the build's own sshd runs on.
+enable_services() {
+    systemctl enable phoenix-services.service
+    for unit in ssh.service ssh.socket nginx.service; do
+        if systemctl cat "$unit" >/dev/null 2>&1; then systemctl disable "$unit"; fi
+    done
+}
+
+make_bootable() {
+    systemctl enable systemd-networkd.service systemd-resolved.service
+    disk=$(lsblk -no PKNAME "$(findmnt -no SOURCE /)")
+    grub-install --target=i386-pc "/dev/$disk"
+    # pvgrub and pygrub read the same file in a Xen guest.
+    update-grub
+}
+
 harden() {
     usermod --password '*' root
     rm -f /etc/nginx/sites-enabled/default
@@ -60,14 +84,35 @@ clean_up() {
     find /var/lib/apt/lists /var/cache/apt -xdev -type f -delete
     find /var/log -xdev -type f -delete
     rm -f /etc/*- /var/lib/dpkg/*-old /var/cache/debconf/*-old /var/cache/ldconfig/aux-cache /var/lib/systemd/random-seed
-    rm -rf /root/.cache /root/.bash_history /root/.ssh/authorized_keys /root/.ssh/known_hosts
-    find /tmp /var/tmp /run -xdev -mindepth 1 -maxdepth 1 ! -path "$0" -exec rm -rf {} +
+    rm -rf /root/.cache /root/.bash_history /root/.ssh/known_hosts
+    if has_layer machine; then
+        clean_up_machine
+    else
+        rm -f /root/.ssh/authorized_keys
+        find /run -xdev -mindepth 1 -maxdepth 1 -exec rm -rf {} +
+    fi
+    find /tmp /var/tmp -xdev -mindepth 1 -maxdepth 1 ! -path "$0" -exec rm -rf {} +
+}
+
+# What cloud-init and the one who builds have left. Whoever may log in next is told at the next boot.
+clean_up_machine() {
+    rm -rf /var/lib/cloud /var/log/journal /var/log/cloud-init*
+    rm -f /etc/netplan/50-cloud-init.yaml /etc/udev/rules.d/70-persistent-*.rules /etc/sudoers.d/90-cloud-init-users
+    # The build's own key: Packer leaves it where it was put in. Overwritten, since disks keep what is only deleted.
+    for keys in /root/.ssh/authorized_keys /home/*/.ssh/authorized_keys; do
+        if [ -e "$keys" ]; then shred -u "$keys"; fi
+    done
+    rm -f /home/*/.bash_history /home/*/.sudo_as_admin_successful
+    sync
+    fstrim -v / || true # where the disk takes it; what is free is then not stored
 }
 
 say "packages"
 install_packages
 say "files: $PHOENIX_LAYERS"
 install_files
+if has_layer machine; then enable_services; fi
+if has_layer scratch; then make_bootable; fi
 say "hardening"
 harden
 say "clean-up"

@@ -1,0 +1,86 @@
+"""What an image file may say about builds, and which of its targets a deployment builds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phoenix_fleet.config import Project
+from phoenix_fleet.domain.errors import InvalidConfig
+from tests.unit import projects
+
+EC2 = """  - platform:
+      ec2: {subnets: [subnet-0123456789abcdef0], security_groups: [sg-0123456789abcdef0], instance_type: m7i.large}
+    build:
+      template: packer/fake.pkr.hcl
+      settings: {SETTINGS}
+"""
+RIGHT = 'source_owner: "136693071363", source_name: debian-12-*, ssh_username: admin, ssh_from: [10.0.0.0/8]'
+
+
+def include(folder: Path, settings: str = RIGHT) -> Path:
+    """A project whose family is built for EC2, too."""
+    found = projects.make_project(folder).include
+    file = found / "images" / "base" / "image.yaml"
+    head, mark, rest = file.read_text().partition("access:")
+    file.write_text(head + EC2.replace("SETTINGS", settings) + mark + rest)
+    return found
+
+
+def test_without_a_word_all_targets_are_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PHOENIX_TARGETS", raising=False)
+    family = Project(include(tmp_path)).family("base")
+    assert (family.platforms, family.left_out) == (["fake", "ec2"], ())
+
+
+@pytest.mark.parametrize(
+    ("said", "platforms", "left_out"),
+    [("fake", ["fake"], ("ec2",)), ("ec2", ["ec2"], ("fake",)), (" ec2 , fake,docker", ["fake", "ec2"], ())],
+)
+def test_a_deployment_chooses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, platforms: list[str], left_out: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("PHOENIX_TARGETS", said)
+    family = Project(include(tmp_path)).family("base")
+    assert (family.platforms, family.left_out) == (platforms, left_out)
+
+
+@pytest.mark.parametrize(("said", "told"), [("dokcer", "dokcer, which is no platform"), ("vmware", "asks for vmware")])
+def test_a_choice_that_cannot_be_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, told: str
+) -> None:
+    monkeypatch.setenv("PHOENIX_TARGETS", said)
+    with pytest.raises(InvalidConfig, match=told):
+        Project(include(tmp_path)).family("base")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (RIGHT.replace("source_name", "source_nam"), r"targets\.1\.build\.settings\.source_nam: unknown key"),
+        (RIGHT.replace("10.0.0.0/8", "0.0.0.0/0"), "is everybody"),
+        (RIGHT.replace("10.0.0.0/8", "10.0.0.1/8"), r"targets\.1\.build\.settings\.ssh_from"),
+        (RIGHT.replace("136693071363", "debian"), r"targets\.1\.build\.settings\.source_owner"),
+    ],
+)
+def test_a_builders_settings_are_checked_when_the_file_is_read(tmp_path: Path, settings: str, told: str) -> None:
+    with pytest.raises(InvalidConfig, match=told):
+        Project(include(tmp_path, settings)).family("base")
+
+
+def test_reading_builders_settings_loads_no_sdk(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from phoenix_fleet.config import Project;"
+        f"Project(Path({str(include(tmp_path))!r})).family('base'); from phoenix_fleet import drivers;"
+        "[drivers.load('builders', name) for name in drivers.names('builders')];"
+        "print([name for name in sys.modules if name.startswith(('boto', 'pyVmomi', 'libvirt'))])"
+    )
+    path = str(Path(projects.__file__).parents[2] / "include")
+    done: Any = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
