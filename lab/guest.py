@@ -172,6 +172,10 @@ def put(host: Any, pool_name: str, family: str, release: str, file: Path) -> Art
     pool = volumes.pool(host, pool_name)
     if volumes.find(pool, name) is None:
         volume = pool.createXML(xml.volume(name, len(content), "raw"), 0)
-        volumes.write(volume, content)
+        try:
+            volumes.write(volume, content)
+        except BaseException:  # half of it must not be taken for it
+            volume.delete(0)
+            raise
         volumes.refresh(pool)
     return Artefact("libvirt", images.reference(pool_name, name, digest), digest)

@@ -85,7 +85,11 @@ class VmwareLab:
 
     def running(self) -> bool:
         """Whether it runs."""
-        return self._processes.running(VCSIM)
+        return self.pid() is not None
+
+    def pid(self) -> int | None:
+        """The simulator's pid; None while it does not run."""
+        return self._processes.pid(VCSIM)
 
     def inventory(self) -> Inventory:
         """What there is.

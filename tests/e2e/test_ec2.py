@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -140,6 +142,21 @@ def test_an_instance_does_what_its_container_does(lab: Ec2Lab) -> None:
         ec2.terminate_instances(InstanceIds=[named])
         wait_for(lambda: word() == "terminated", "its end")
         assert guests.containers(lab.owner) == []
+
+
+def test_what_a_killed_lab_has_left_is_gone_when_it_is_told_to_stop(tmp_path: Path) -> None:
+    lab = Ec2Lab(Places(tmp_path / "home", tmp_path / "run", Places.find().cache), print)
+    try:
+        account = lab.up()
+        with by_hand(lab, "ec2") as ec2:
+            ec2.run_instances(ImageId=account.images[NEW], MinCount=1, MaxCount=1, SubnetId=account.subnets[0])
+        wait_for(lambda: guests.containers(lab.owner), "its machine")
+        os.kill(account.pid, signal.SIGKILL)
+        wait_for(lambda: not lab.running(), "its death")
+        assert guests.containers(lab.owner)
+    finally:
+        lab.down()
+    assert lab.left_over() == []
 
 
 @pytest.mark.parametrize(("name", "front"), [("web", "haproxy"), ("store", "elb")])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +81,39 @@ def test_what_runs_is_left_alone(lab: VmwareLab) -> None:
     began = time.monotonic()
     assert lab.up() == lab.inventory()
     assert time.monotonic() - began < 1
+
+
+def test_what_a_killed_lab_has_left_is_gone_when_it_is_told_to_stop(tmp_path: Path) -> None:
+    lab = VmwareLab(Places(tmp_path / "home", tmp_path / "run", Places.find().cache), print)
+    try:
+        lab.up()
+        with inventory_of(lab.connection()) as content:
+            (template, *_) = machines(content)
+            pool = content.rootFolder.childEntity[0].hostFolder.childEntity[0].resourcePool
+            template.CloneVM_Task(template.parent, "left-over", clone_spec(pool))
+            wait_for(lambda: guests.containers(lab.owner), "its machine", seconds=30)
+        kill(lab)
+        assert guests.containers(lab.owner)
+    finally:
+        lab.down()
+    assert lab.left_over() == []
+    with guests.engine() as engine:
+        volumes = [each["Name"] for each in engine.volumes(filters={"name": "vcsim-left-over"})["Volumes"] or ()]
+    assert volumes == []
+
+
+def clone_spec(pool: Any) -> Any:
+    from pyVmomi import vim
+
+    return vim.vm.CloneSpec(location=vim.vm.RelocateSpec(pool=pool), powerOn=True, template=False)
+
+
+def kill(lab: VmwareLab) -> None:
+    """As the machine's own trouble would: it cannot clear up."""
+    pid = lab.pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not lab.running(), "its death")
 
 
 def test_a_fleet_is_refreshed_under_traffic_and_halted_by_a_bad_image(
