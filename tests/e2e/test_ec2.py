@@ -26,7 +26,7 @@ from tests.contract.machinery import KnownConnections, wait_for
 from tests.e2e.impostor import answering_instead
 from tests.e2e.refresh import Ground, check_halted, make_key, refresh_under_traffic
 
-pytestmark = [pytest.mark.e2e, pytest.mark.docker]
+pytestmark = [pytest.mark.e2e, pytest.mark.ec2, pytest.mark.docker]
 FLEETS = {
     "web": {"haproxy": {"connection": "haproxy", "backend": BACKEND, "port": PORT, "check_interval_ms": 400}},
     "store": {"elbv2": {"target_group": "", "port": PORT}},
