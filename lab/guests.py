@@ -39,6 +39,7 @@ PORT = 8080
 _KEPT_SECONDS = 2 * 86400
 _GUEST = REPOSITORY / "lab" / "guest"
 _SEED = Seed(suite="bookworm", include=("openssh-server", "python3"))
+_SEED_WITH_CLOUD_INIT = Seed(suite="bookworm", include=("cloud-init", "openssh-server", "python3"))
 _FILES = {"boot.py": "usr/sbin/boot", "vmware-rpctool": "usr/bin/vmware-rpctool"}
 _DOCKERFILE = """\
 FROM {seed}
@@ -46,7 +47,7 @@ RUN rm -f /etc/ssh/ssh_host_*
 COPY root /
 RUN mkdir -p /etc/lab-service
 LABEL {label}=machines
-CMD ["/usr/sbin/boot"]
+CMD {command}
 """
 
 
@@ -73,26 +74,49 @@ def engine() -> Iterator[Any]:
 
 def images(log: Callable[[str], None]) -> dict[str, str]:
     """The image of each release, as the engine knows it; those that are there already are used."""
-    with tempfile.TemporaryDirectory() as folder, engine() as client:
-        _forget_old(client)
-        seed = seeds.docker_image(_SEED, log, docker=DockerCommand(Connection("docker", SOCKET), Path(folder)))
-        return {version: _image(client, seed, version, log) for version in (OLD, NEW, BAD)}
+    with engine() as client:
+        seed = _seed(client, _SEED, log)
+        found = {}
+        for version in (OLD, NEW, BAD):
+            files = {
+                "etc/phoenix-release": f"{version}\n".encode(),
+                "usr/local/bin/service": _guest("broken-service" if version == BAD else "service.py"),
+                **{path: _guest(name) for name, path in _FILES.items()},
+            }
+            found[version] = _image(client, version, seed, files, '["/usr/sbin/boot"]', log)
+        return found
 
 
-def _image(client: Any, seed: str, version: str, log: Callable[[str], None]) -> str:
-    files = {
-        "Dockerfile": _DOCKERFILE.format(seed=seed, label=LABEL).encode(),
-        "root/etc/phoenix-release": f"{version}\n".encode(),
-        "root/usr/local/bin/service": (_GUEST / ("broken-service" if version == BAD else "service.py")).read_bytes(),
-        **{f"root/{path}": (_GUEST / name).read_bytes() for name, path in _FILES.items()},
-    }
-    digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:12]
-    name = f"{NAME}:{version}-{digest}"
+def image_with_cloud_init(log: Callable[[str], None]) -> str:
+    """An image in which nothing runs by itself, with the real cloud-init where the others have a stand-in."""
+    with engine() as client:
+        seed = _seed(client, _SEED_WITH_CLOUD_INIT, log)
+        files = {"usr/bin/vmware-rpctool": _guest("vmware-rpctool")}
+        return _image(client, "cloud-init", seed, files, '["/bin/sleep", "infinity"]', log)
+
+
+def _seed(client: Any, seed: Seed, log: Callable[[str], None]) -> str:
+    _forget_old(client)
+    with tempfile.TemporaryDirectory() as folder:
+        return seeds.docker_image(seed, log, docker=DockerCommand(Connection("docker", SOCKET), Path(folder)))
+
+
+def _guest(name: str) -> bytes:
+    return (_GUEST / name).read_bytes()
+
+
+def _image(
+    client: Any, what: str, seed: str, files: Mapping[str, bytes], command: str, log: Callable[[str], None]
+) -> str:
+    context = {f"root/{path}": data for path, data in files.items()}
+    context["Dockerfile"] = _DOCKERFILE.format(seed=seed, label=LABEL, command=command).encode()
+    digest = hashlib.sha256(repr(sorted(context.items())).encode()).hexdigest()[:12]
+    name = f"{NAME}:{what}-{digest}"
     try:
         client.inspect_image(name)
     except docker.errors.ImageNotFound:
         log(f"making {name}")
-        for line in client.build(fileobj=packed(files), custom_context=True, tag=name, rm=True, decode=True):
+        for line in client.build(fileobj=packed(context), custom_context=True, tag=name, rm=True, decode=True):
             if "error" in line:
                 raise Unavailable(f"The engine cannot make {name}: {line['error']}") from None
     return name
