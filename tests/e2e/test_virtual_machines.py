@@ -24,7 +24,7 @@ from phoenix_fleet.platforms.libvirt import Driver
 from phoenix_fleet.rollout import sshprobe
 from tests.bench.peers.ground import BAD, NEW, OLD, QUICK, SLOW, Visitor
 from tests.contract.machinery import KnownConnections, wait_for
-from tests.e2e.virtual import FAMILY, World, world
+from tests.e2e.virtual import FAMILY, World, disks, world
 from tests.sampling import WHOLE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.libvirt, pytest.mark.timeout(1500)]
@@ -68,7 +68,11 @@ def qemu() -> Iterator[Ground]:
 @contextmanager
 def xen() -> Iterator[Ground]:
     with own_places() as places:
-        host = xen_host.XenHost(places, print)
+        images = {
+            guest.volume_of(guest.artefact(POOL, FAMILY, version, disk)): disk
+            for version, disk in disks(places.cache).items()
+        }
+        host = xen_host.XenHost(places, print, images)
         try:
             host.up()
             with world(host, places.home, places.cache, "xen", 2) as made, made.filled() as port:

@@ -113,26 +113,28 @@ class World:
             pool.refresh(0)
             names = {volume.name() for volume in pool.listAllVolumes(0)}
             domains = {domain.UUIDString(): bool(domain.isActive()) for domain in api.listAllDomains(0)}
-        images = {artefact.reference.partition("/")[2].partition("@")[0] for artefact in self.artefacts.values()}
+        images = {guest.volume_of(artefact) for artefact in self.artefacts.values()}
         return Census(domains, frozenset(names - images), frozenset(names & images))
 
     def expected(self, *, console: bool) -> Census:
         """What it must hold: the fleet's machines with the volumes that each of them has, and the images."""
         known = {each.id: True for each in self.instances()}
         kinds = ("qcow2", "iso", "log") if console else ("qcow2", "iso")
-        images = {artefact.reference.partition("/")[2].partition("@")[0] for artefact in self.artefacts.values()}
+        images = {guest.volume_of(artefact) for artefact in self.artefacts.values()}
         return Census(known, frozenset(f"{each}.{kind}" for each in known for kind in kinds), frozenset(images))
+
+
+def disks(cache: Path) -> dict[str, Path]:
+    """The three releases; the last has a service that does not come up."""
+    return {version: guest.disk(cache, version, serves=version != BAD, log=print) for version in (OLD, NEW, BAD)}
 
 
 @contextmanager
 def world(host: Host, folder: Path, cache: Path, fleet: str, size: int) -> Iterator[World]:
     """All of it; the machines are gone afterwards, and the host stays."""
     roots.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", folder / "id")
-    disks = {
-        version: guest.disk(cache, version, serves=version != BAD, log=print) for version in (OLD, NEW, BAD)
-    }  # fmt: skip
     with host.opened() as api:
-        artefacts = {version: guest.put(api, POOL, FAMILY, version, disk) for version, disk in disks.items()}
+        artefacts = {version: guest.put(api, POOL, FAMILY, version, disk) for version, disk in disks(cache).items()}
     include = project.write(folder)
     project.add_fleet(
         include,
