@@ -8,7 +8,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from unittest import mock
 
+import lab.fleet
 from lab import guest, roots
 from lab.fleet import Founder
 from lab.libvirt_host import POOL
@@ -96,7 +98,8 @@ class World:
         with front(self.folder, self.fleet) as balancer:
             founder = Founder(Project(self.include), self.connections, self.folder / "id.pub", self.folder)
             try:
-                founder.fill([self.fleet], self.image(OLD), print)
+                with mock.patch.object(lab.fleet, "PATIENCE", 600):  # two at once on one emulated processor
+                    founder.fill([self.fleet], self.image(OLD), print)
                 yield balancer.port
             finally:
                 self.empty()
@@ -105,7 +108,7 @@ class World:
         """End every machine."""
         for each in self.instances():
             self.platform.terminate(each.id)
-        wait_for(lambda: not self.instances(), "the last machine to go", 60)
+        wait_for(lambda: not self.instances(), "the last machine to go", 200)
 
     def census(self) -> Census:
         with self.host.opened() as api:
