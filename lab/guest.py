@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,6 @@ XEN_MODULES = (
 """What the kernel of a Xen host needs on top."""
 CMDLINE = "quiet panic=5 random.trust_cpu=on"
 MEMORY = "192m"
-_CHUNK = 256 * 1024
 _PACKAGES = ("busybox-static", "openssh-server")
 _NOT_NEEDED = (
     *("usr/share", "usr/include", "var/lib/apt", "var/lib/dpkg", "var/cache", "etc/systemd", "usr/lib/systemd"),
@@ -164,18 +164,32 @@ def _make_debian(folder: Path) -> None:
         roots.disk(made, folder / "disk.qcow2", "2G")
 
 
+def artefact(pool: str, family: str, release: str, file: Path) -> Artefact:
+    """What the file is once that pool holds it."""
+    with file.open("rb") as content:
+        digest = f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
+    return Artefact(
+        "libvirt", images.reference(pool, images.volume_name(family, release, digest, "qcow2"), digest), digest
+    )
+
+
+def volume_of(artefact: Artefact) -> str:
+    """The name of an image's volume."""
+    return artefact.reference.partition("/")[2].partition("@")[0]
+
+
 def put(host: Any, pool_name: str, family: str, release: str, file: Path) -> Artefact:
     """The image in that pool, through libvirt as a build would put it there; it is left alone if it is there."""
-    content = file.read_bytes()
-    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-    name = images.volume_name(family, release, digest, "qcow2")
+    found = artefact(pool_name, family, release, file)
     pool = volumes.pool(host, pool_name)
-    if volumes.find(pool, name) is None:
-        volume = pool.createXML(xml.volume(name, len(content), "raw"), 0)
+    volumes.refresh(pool)
+    if volumes.find(pool, volume_of(found)) is None:
+        volume = pool.createXML(xml.volume(volume_of(found), file.stat().st_size, "raw"), 0)
         try:
-            volumes.write(volume, content)
+            volumes.write(volume, file.read_bytes())
         except BaseException:  # half of it must not be taken for it
-            volume.delete(0)
+            with suppress(Exception):
+                volume.delete(0)
             raise
         volumes.refresh(pool)
-    return Artefact("libvirt", images.reference(pool_name, name, digest), digest)
+    return found

@@ -1,6 +1,7 @@
 """A first file system for kernels that boot in seconds under emulation: busybox, a few modules, one short script.
 
-It loads the modules, mounts the first disk, puts what it was given below ``/run/lab``, and goes over to ``/lab/init``.
+It loads the modules, mounts the first disk, puts what it was given below ``/run/lab`` and images into libvirt's folder,
+and goes over to ``/lab/init``.
 """
 
 from __future__ import annotations
@@ -25,23 +26,30 @@ disk=/dev/xvda
 $b mount -t ext4 -o rw,noatime $disk /root
 $b mount -t tmpfs -o mode=755 run /root/run
 [ -d /given ] && $b cp -r /given /root/run/lab
+[ -d /images ] && $b cp /images/* /root/var/lib/libvirt/images/
 $b umount /proc /sys
 $b mount --move /dev /root/dev
 exec $b switch_root /root /lab/init
 """
 
 
-def build(busybox: bytes, modules: Sequence[bytes], given: Mapping[str, bytes] | None = None) -> bytes:
-    """The archive. Modules are loaded in their order; what is ``given`` is for root alone."""
+def build(
+    busybox: bytes,
+    modules: Sequence[bytes],
+    given: Mapping[str, bytes] | None = None,
+    images: Mapping[str, bytes] | None = None,
+) -> bytes:
+    """The archive. Modules are loaded in their order; what is ``given``, and images, are for root alone."""
     entries: list[tuple[str, int, bytes]] = [
         *((name, _DIRECTORY, b"") for name in ("bin", "dev", "modules", "proc", "root", "sys")),
         ("bin/busybox", _FILE | 0o111, busybox),
         ("init", _FILE | 0o111, _INIT),
         *((f"modules/{number:03}.ko", _FILE, content) for number, content in enumerate(modules)),
     ]
-    if given:
-        entries.append(("given", _DIRECTORY, b""))
-        entries += [(f"given/{name}", _FILE & ~0o077, content) for name, content in given.items()]
+    for folder, files in (("given", given), ("images", images)):
+        if files:
+            entries.append((folder, _DIRECTORY, b""))
+            entries += [(f"{folder}/{name}", _FILE & ~0o077, content) for name, content in files.items()]
     return archive(entries)
 
 

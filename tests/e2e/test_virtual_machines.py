@@ -24,7 +24,7 @@ from phoenix_fleet.platforms.libvirt import Driver
 from phoenix_fleet.rollout import sshprobe
 from tests.bench.peers.ground import BAD, NEW, OLD, QUICK, SLOW, Visitor
 from tests.contract.machinery import KnownConnections, wait_for
-from tests.e2e.virtual import FAMILY, World, world
+from tests.e2e.virtual import FAMILY, World, disks, world
 from tests.sampling import WHOLE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.libvirt, pytest.mark.timeout(1500)]
@@ -38,6 +38,8 @@ class Ground:
     port: int
     console: bool
     """Whether the host keeps what machines print."""
+    rate: float
+    """Requests per second that are no burden to it."""
 
 
 @contextmanager
@@ -60,7 +62,7 @@ def qemu() -> Iterator[Ground]:
         try:
             host.start()
             with world(host, places.home, places.cache, "kvm", 3) as made, made.filled() as port:
-                yield Ground(made, port, console=True)
+                yield Ground(made, port, console=True, rate=4)
         finally:
             host.stop()
 
@@ -68,11 +70,15 @@ def qemu() -> Iterator[Ground]:
 @contextmanager
 def xen() -> Iterator[Ground]:
     with own_places() as places:
-        host = xen_host.XenHost(places, print)
+        images = {
+            guest.volume_of(guest.artefact(POOL, FAMILY, version, disk)): disk
+            for version, disk in disks(places.cache).items()
+        }
+        host = xen_host.XenHost(places, print, images)
         try:
             host.up()
             with world(host, places.home, places.cache, "xen", 2) as made, made.filled() as port:
-                yield Ground(made, port, console=False)
+                yield Ground(made, port, console=False, rate=1)
         finally:
             host.down()
 
@@ -123,7 +129,7 @@ class TestContract:
             assert seen.state in (InstanceState.STARTING, InstanceState.RUNNING), seen.message
             return seen if seen.address and seen.host_keys and sshprobe.scan(seen.address) else None
 
-        seen = wait_for(serves, "the machine to answer SSH", 120)
+        seen = wait_for(serves, "the machine to answer SSH", 400)
         assert sshprobe.scan(seen.address) == seen.host_keys
         assert (seen.name, seen.digest) == (intent.name, intent.artefact.digest)
         assert platform.list_instances(intent.fleet) == [replace(seen, host_keys=())]
@@ -165,7 +171,7 @@ class TestRefresh:
                 folder, whose=instance.name, host_keys=host_keys, identity=world.folder / "id"
             )  # fmt: skip
             argv = ["ssh", "-F", str(config), instance.address, "hostname"]
-            return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+            return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
 
         assert said(tmp_path / "own", *keys).stdout == f"{instance.name}\n"
         other = world.platform.get_instance(world.instances()[1].id).host_keys
@@ -178,7 +184,7 @@ class TestRefresh:
         world, begun = ground.world, time.monotonic()
         before = {each.slot: each.id for each in world.instances()}
 
-        with Visitor(ground.port, (QUICK, QUICK, QUICK, SLOW), per_second=4) as visitor:
+        with Visitor(ground.port, (QUICK, QUICK, QUICK, SLOW), per_second=ground.rate) as visitor:
             world.refresh(NEW)
 
         print(f"{world.size} machines in {time.monotonic() - begun:.0f} s under {visitor.sent} requests")
@@ -197,7 +203,7 @@ class TestRefresh:
         world, begun = ground.world, time.monotonic()
         before = world.instances()
 
-        with Visitor(ground.port, (QUICK, QUICK, QUICK, SLOW), per_second=4) as visitor:
+        with Visitor(ground.port, (QUICK, QUICK, QUICK, SLOW), per_second=ground.rate) as visitor:
             with pytest.raises(StepFailed, match="verify failed"):
                 world.refresh(BAD)
             seen = visitor.sent

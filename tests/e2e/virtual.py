@@ -8,7 +8,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from unittest import mock
 
+import lab.fleet
 from lab import guest, roots
 from lab.fleet import Founder
 from lab.libvirt_host import POOL
@@ -96,7 +98,8 @@ class World:
         with front(self.folder, self.fleet) as balancer:
             founder = Founder(Project(self.include), self.connections, self.folder / "id.pub", self.folder)
             try:
-                founder.fill([self.fleet], self.image(OLD), print)
+                with mock.patch.object(lab.fleet, "PATIENCE", 600):  # two at once on one emulated processor
+                    founder.fill([self.fleet], self.image(OLD), print)
                 yield balancer.port
             finally:
                 self.empty()
@@ -105,7 +108,7 @@ class World:
         """End every machine."""
         for each in self.instances():
             self.platform.terminate(each.id)
-        wait_for(lambda: not self.instances(), "the last machine to go", 60)
+        wait_for(lambda: not self.instances(), "the last machine to go", 200)
 
     def census(self) -> Census:
         with self.host.opened() as api:
@@ -113,26 +116,28 @@ class World:
             pool.refresh(0)
             names = {volume.name() for volume in pool.listAllVolumes(0)}
             domains = {domain.UUIDString(): bool(domain.isActive()) for domain in api.listAllDomains(0)}
-        images = {artefact.reference.partition("/")[2].partition("@")[0] for artefact in self.artefacts.values()}
+        images = {guest.volume_of(artefact) for artefact in self.artefacts.values()}
         return Census(domains, frozenset(names - images), frozenset(names & images))
 
     def expected(self, *, console: bool) -> Census:
         """What it must hold: the fleet's machines with the volumes that each of them has, and the images."""
         known = {each.id: True for each in self.instances()}
         kinds = ("qcow2", "iso", "log") if console else ("qcow2", "iso")
-        images = {artefact.reference.partition("/")[2].partition("@")[0] for artefact in self.artefacts.values()}
+        images = {guest.volume_of(artefact) for artefact in self.artefacts.values()}
         return Census(known, frozenset(f"{each}.{kind}" for each in known for kind in kinds), frozenset(images))
+
+
+def disks(cache: Path) -> dict[str, Path]:
+    """The three releases; the last has a service that does not come up."""
+    return {version: guest.disk(cache, version, serves=version != BAD, log=print) for version in (OLD, NEW, BAD)}
 
 
 @contextmanager
 def world(host: Host, folder: Path, cache: Path, fleet: str, size: int) -> Iterator[World]:
     """All of it; the machines are gone afterwards, and the host stays."""
     roots.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", folder / "id")
-    disks = {
-        version: guest.disk(cache, version, serves=version != BAD, log=print) for version in (OLD, NEW, BAD)
-    }  # fmt: skip
     with host.opened() as api:
-        artefacts = {version: guest.put(api, POOL, FAMILY, version, disk) for version, disk in disks.items()}
+        artefacts = {version: guest.put(api, POOL, FAMILY, version, disk) for version, disk in disks(cache).items()}
     include = project.write(folder)
     project.add_fleet(
         include,

@@ -127,8 +127,11 @@ def _remedy(kind: type[PhoenixError]) -> str:
 
 
 @contextmanager
-def opened(connection: Connection) -> Iterator[Any]:
-    """A connection of this call's own: none is shared between threads or left open behind anybody."""
+def opened(connection: Connection, *, keepalive: tuple[int, int] | None = KEEPALIVE) -> Iterator[Any]:
+    """A connection of this call's own: none is shared between threads or left open behind anybody.
+
+    Without ``keepalive`` for what sends so much that the host cannot answer in between.
+    """
     lib = library()
     target = where(connection)
     _keep_alive_loop(lib)
@@ -137,8 +140,9 @@ def opened(connection: Connection) -> Iterator[Any]:
     except lib.libvirtError as error:
         raise _unreachable(connection, target, error) from error
     try:
-        with suppress(lib.libvirtError):  # a driver inside this process has nothing to keep alive
-            host.setKeepAlive(*KEEPALIVE)
+        if keepalive:
+            with suppress(lib.libvirtError):  # a driver inside this process has nothing to keep alive
+                host.setKeepAlive(*keepalive)
         yield host
     finally:
         with suppress(lib.libvirtError):

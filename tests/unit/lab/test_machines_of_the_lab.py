@@ -46,8 +46,13 @@ class TestInitrd:
         assert found["given/host_key"] == (0o100600, b"secret")
         assert found["init"][0] == 0o100755
 
+    def test_images_come_along(self) -> None:
+        found = entries(initrd.build(b"", [], images={"a.qcow2": b"image"}))
+
+        assert found["images/a.qcow2"][1] == b"image"
+
     def test_nothing_is_given_unless_asked_for(self) -> None:
-        assert not [name for name in entries(initrd.build(b"", [])) if "given" in name]
+        assert not [name for name in entries(initrd.build(b"", [])) if name.startswith(("given", "images"))]
 
 
 class TestKernel:
