@@ -22,7 +22,8 @@ has_layer() {
 }
 
 install_packages() {
-    if has_layer machine; then PACKAGES="$PACKAGES cloud-init"; fi
+    more=
+    if has_layer machine; then more=cloud-init; fi
     # No init system runs in a container, and on a machine nothing may be up before it is hardened.
     printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
     chmod 755 /usr/sbin/policy-rc.d
@@ -30,7 +31,7 @@ install_packages() {
     apt-get -q -o APT::Update::Error-Mode=any -o Acquire::Retries=3 update
     apt-get -q -y -o Dpkg::Options::=--force-confold full-upgrade
     # shellcheck disable=SC2086 # one word per package
-    apt-get -q -y -o Dpkg::Options::=--force-confold install --no-install-recommends $PACKAGES
+    apt-get -q -y -o Dpkg::Options::=--force-confold install --no-install-recommends $PACKAGES $more
     apt-get -q -y autoremove --purge
     rm -f /usr/sbin/policy-rc.d
 }

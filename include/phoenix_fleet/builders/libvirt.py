@@ -30,7 +30,8 @@ from phoenix_fleet.platforms import _libvirt_settings as chosen
 from phoenix_fleet.platforms import _libvirt_volumes as volumes
 
 _CONVERTING = timedelta(minutes=15)
-_OUTPUT = "made"
+_OUTPUT, _CONSOLE = "made", "console.log"
+_LAST_LINES = 15
 
 
 class Settings(Frozen):
@@ -80,7 +81,7 @@ class Driver(Builder):
         disk = disks.make(tar, run.common, public, run.scratch, gib=self.settings.disk_gib, log=log)
         accelerator = self.settings.accelerator
         if accelerator == "auto":
-            accelerator = qemu.accelerator()
+            accelerator = qemu.accelerator(disk.kernel)
         log(f"build: the guest runs with {accelerator}")
         return Inputs(
             variables={
@@ -90,6 +91,7 @@ class Driver(Builder):
                 "key_file": str(key),
                 "guest": qemu.guest_name(run),
                 "output": str(run.scratch / _OUTPUT),
+                "console": str(run.scratch / _CONSOLE),
                 "accelerator": accelerator,
                 "memory_mib": self.settings.memory_mib,
                 "cpus": self.settings.cpus,
@@ -110,7 +112,9 @@ class Driver(Builder):
         return images.reference(self._place.pool, name, digest)
 
     def clean_up(self, run: Run, log: Log) -> None:
-        """The guest, and the volume that was being filled."""
+        """The guest, whose last words are told, and the volume that was being filled."""
+        for line in _last_lines(run.scratch / _CONSOLE):
+            log(f"build: the guest's console: {line}")
         qemu.end_guests(lambda build_id, _: build_id == run.build_id, log)
         with self._pool(f"clean up {run.build_id}") as pool:
             volumes.refresh(pool)
@@ -165,6 +169,14 @@ class Driver(Builder):
 def _remove(pool: Any, image: str, build: str) -> None:
     volumes.delete(pool, image)
     volumes.delete(pool, images.part_name(image, build))
+
+
+def _last_lines(console: Path) -> list[str]:
+    """What a guest that did not come up printed last, without control characters."""
+    if not console.is_file():
+        return []
+    lines = console.read_bytes()[-8192:].decode("utf-8", "replace").splitlines()
+    return ["".join(char for char in line if char.isprintable())[:200] for line in lines[-_LAST_LINES:]]
 
 
 def _digest(file: Path) -> str:

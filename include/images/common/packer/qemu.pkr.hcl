@@ -15,6 +15,7 @@ variable "key_file" { type = string }
 # Who the guest belongs to and until when: a later sweep ends one that outlives its build.
 variable "guest" { type = string }
 variable "output" { type = string }
+variable "console" { type = string }
 variable "accelerator" { type = string }
 variable "memory_mib" { type = number }
 variable "cpus" { type = number }
@@ -38,6 +39,7 @@ source "qemu" "machine" {
     ["-cpu", "max"],
     ["-kernel", var.kernel],
     ["-initrd", var.initrd],
+    ["-serial", "file:${var.console}"],
     ["-append", "root=LABEL=phoenix-root rw console=ttyS0 cloud-init=disabled"],
     # On loopback alone: Packer's own way would listen to everybody.
     ["-netdev", "user,id=user.0,hostfwd=tcp:127.0.0.1:{{ .SSHHostPort }}-:22"],
