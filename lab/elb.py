@@ -154,9 +154,15 @@ class Balancing:
             self._route()
 
     def _route(self) -> None:
-        """Tell HAProxy where traffic goes, before anybody is told."""
+        """Tell HAProxy where traffic goes, before anybody is told; what does not come through is said again."""
         if self._control is None:
             return
+        try:
+            self._route_all()
+        except OSError as error:
+            print(f"elb: HAProxy does not answer: {error}", flush=True)
+
+    def _route_all(self) -> None:
         wanted = {
             target.instance_id: ("drain" if target.said == _LEAVING else "ready", f"{target.address}:{target.port}")
             for target in self._targets.values()

@@ -30,8 +30,9 @@ class Places:
 
     def beside(self, name: str) -> Places:
         """Places next to these, for a lab on one platform that comes and goes by itself."""
-        home, run = (folder.with_name(f"{folder.name}-{name}") for folder in (self.home, self.run))
-        return Places(home, run, self.cache)
+        home = self.home.with_name(f"{self.home.name}-{name}")
+        inside = self.run.parent == self.home
+        return Places(home, home / "run" if inside else self.run.with_name(f"{self.run.name}-{name}"), self.cache)
 
     def make(self) -> None:
         """Create what is missing, for root alone."""

@@ -247,7 +247,7 @@ def up() -> None:
         "front of HAProxy": f"{lab.front().url}, backend {BACKEND}, socket {lab.front().control}",
     }
     for name, value in lines.items():
-        console.print(f"· {name}: {value}", highlight=False)
+        console.print(f"· {name}: {value}", highlight=False, soft_wrap=True)
 
 
 @app.command()
