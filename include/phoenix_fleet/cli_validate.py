@@ -177,6 +177,7 @@ class _Inspection:
             self._tell(path, ("fleet",), message, "Choose another name.")
         self._gates(path, ("verify",), fleet.home, fleet.verify)
         self._gates(path, ("watch",), fleet.home, fleet.watch)
+        self._gates(path, ("quorum",), fleet.home, fleet.quorum)
         self._family_of(path, fleet)
         for location, name in _connections_of_fleet(fleet):
             self._connection(path, location, name)

@@ -42,8 +42,15 @@ class _Holder:
 
     uuid: str
     active: bool
-    whole: bool
-    """Whether both its definition and what runs of it have the volume."""
+    live: bool
+    """Whether what runs of it has the volume."""
+    defined: bool
+    """Whether its definition has it."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has the volume for good: now, and after its next start."""
+        return self.defined and (self.live or not self.active)
 
 
 class DataVolumes(Volumes):
@@ -112,7 +119,7 @@ class DataVolumes(Volumes):
             domain, _ = self._ours(host, instance_id)
             if domain.isActive():
                 raise InUse(f"{instance_id} runs and may write to {volume_id}.", remedy="Stop it first.")
-            disk = _disk_at(domain, source.path())
+            disk = _disk_at(domain, source.path(), library().VIR_DOMAIN_XML_INACTIVE)
             if disk is not None:
                 domain.detachDeviceFlags(xml.text_of(disk), library().VIR_DOMAIN_AFFECT_CONFIG)
 
@@ -127,9 +134,8 @@ class DataVolumes(Volumes):
                 raise InUse(f"{volume_id} is at the domain {holder.uuid}.", remedy="See whose that is.")
             if holder is not None and holder.whole:
                 return
-            flags = lib.VIR_DOMAIN_AFFECT_CONFIG | (lib.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0)
             try:
-                domain.attachDeviceFlags(_disk(domain, volume_id, source.path()), flags)
+                _attach(domain, volume_id, source.path(), holder)
             except lib.libvirtError as error:
                 if is_code(error, "OPERATION_INVALID") and not domain.isActive():
                     raise NotFound(f"{instance_id} does not run any more.", remedy="Look again.") from error
@@ -196,12 +202,11 @@ def _holders(host: Any) -> dict[str, _Holder]:
     for domain in host.listAllDomains(0):
         with unless("NO_DOMAIN"):  # gone since it was listed
             active = bool(domain.isActive())
-            seen = [_files(domain.XMLDesc(0))] if active else []
-            if domain.isPersistent():
-                seen.append(_files(domain.XMLDesc(lib.VIR_DOMAIN_XML_INACTIVE)))
+            live = _files(domain.XMLDesc(0)) if active else set()
+            defined = _files(domain.XMLDesc(lib.VIR_DOMAIN_XML_INACTIVE)) if domain.isPersistent() else set()
             uuid = domain.UUIDString()
-            for path in set().union(*seen):
-                found[path] = _Holder(uuid, active, all(path in each for each in seen))
+            for path in live | defined:
+                found[path] = _Holder(uuid, active, path in live, path in defined)
     return found
 
 
@@ -210,8 +215,21 @@ def _files(document: str) -> set[str]:
     return {each.get("file", "") for each in sources} - {""}
 
 
-def _disk_at(domain: Any, path: str) -> xml.Element | None:
-    root = xml.parse(domain.XMLDesc(library().VIR_DOMAIN_XML_INACTIVE))
+def _attach(domain: Any, volume_id: str, path: str, holder: _Holder | None) -> None:
+    """To what runs and to the definition; only to what lacks it, if a libvirtd died between the two."""
+    lib = library()
+    live = lib.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0
+    if holder is None:
+        domain.attachDeviceFlags(_disk(domain, volume_id, path), lib.VIR_DOMAIN_AFFECT_CONFIG | live)
+        return
+    there = _disk_at(domain, path, 0 if holder.live else lib.VIR_DOMAIN_XML_INACTIVE)
+    missing = lib.VIR_DOMAIN_AFFECT_CONFIG if holder.live else live
+    if there is not None and missing:
+        domain.attachDeviceFlags(xml.text_of(there), missing)
+
+
+def _disk_at(domain: Any, path: str, flags: int) -> xml.Element | None:
+    root = xml.parse(domain.XMLDesc(flags))
     for disk in root.iterfind("devices/disk"):
         source = disk.find("source")
         if source is not None and source.get("file") == path:

@@ -42,6 +42,7 @@ def guess_by_file(fleet: Fleet) -> Durations:
     """Usually little more than the watch time; one in twenty takes a quarter of what the steps may take."""
     times, typical = fleet.timeouts, fleet.watch_time + BESIDE_THE_WATCH
     most = times.ready + times.configure + times.verify + times.admit + times.terminate + fleet.drain.limit
+    most += times.volumes if fleet.volumes else timedelta()
     return Durations.guess(typical, typical + most / 4)
 
 
