@@ -233,7 +233,10 @@ class TestReaching:
                 "key_file": str(tmp_path / "key"),
                 "known_hosts": str(tmp_path / "hosts"),
             }
-            with pytest.raises(Unavailable, match="127.0.0.1"), _libvirt_host.opened(Connection("xen", extra=extra)):
+            with (
+                pytest.raises(Unavailable, match=r"127\.0\.0\.1"),
+                _libvirt_host.opened(Connection("xen", extra=extra)),
+            ):
                 pass
 
 
