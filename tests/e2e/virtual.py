@@ -72,6 +72,10 @@ class World:
         )
 
     @property
+    def is_xen(self) -> bool:
+        return bool(self.host.settings["domain"] == "xen")
+
+    @property
     def platform(self) -> Driver:
         return Driver(Driver.Settings(**self.host.settings), self.connections)
 
@@ -99,7 +103,7 @@ class World:
             founder = Founder(Project(self.include), self.connections, self.folder / "id.pub", self.folder)
             try:
                 # Two at once on one emulated processor, where each look is an SSH connection of its own.
-                with mock.patch.multiple(lab.fleet, PATIENCE=600, PAUSE=5):
+                with mock.patch.multiple(lab.fleet, PATIENCE=600, PAUSE=20 if self.is_xen else 0.3):
                     founder.fill([self.fleet], self.image(OLD), print)
                 yield balancer.port
             finally:
