@@ -22,6 +22,8 @@ from phoenix_fleet.drivers import Seam, load
 PURPOSE = "lab"
 PATIENCE = 180.0
 """Seconds that one instance may take for each of its stages."""
+PAUSE = 0.3
+"""Seconds between two looks at one."""
 
 
 def driver(seam: Seam, declared: Driver, connections: Connections) -> Any:
@@ -115,7 +117,7 @@ class Founder:
         """
         deadline = time.monotonic() + PATIENCE
         last = ""
-        while time.monotonic() < deadline and not self._given_up.wait(0.3):
+        while time.monotonic() < deadline and not self._given_up.wait(PAUSE):
             try:
                 found = look()
                 if enough(found):

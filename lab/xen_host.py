@@ -39,6 +39,7 @@ PREFIX = "10.213.21"
 PATIENCE = 300.0
 """Seconds that it may take to come up."""
 _BOOT, _IMAGES = Path("/lab/boot"), Path("/var/lib/libvirt/images")
+_TOOLS = "/usr/lib/xen-4.17/bin"
 _PACKAGES = (
     *("xen-hypervisor-4.17-amd64", "xen-utils-4.17", "qemu-system-xen", "qemu-utils"),
     *("libvirt-daemon-system", "libvirt-daemon-driver-xen", "dnsmasq-base"),
@@ -146,6 +147,8 @@ class XenHost:
             self._clean()
             self._start()
         self._wait()
+        # It answers while its guests boot, on the one processor that they share.
+        self.ssh(f"{_TOOLS}/xl", "sched-credit2", "-d", "0", "-w", "1024")
 
     def down(self) -> None:
         """End it and its guests; nothing is left of it but the cache."""

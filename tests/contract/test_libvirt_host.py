@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import socket
 import tempfile
 import time
 import uuid
@@ -214,6 +215,29 @@ class TestErrors:
 
         assert type(found) is expected
         assert str(found).startswith(f"launch web-01: {text}")
+
+
+class TestReaching:
+    @pytest.mark.parametrize("listens", [False, True], ids=["nobody is there", "whoever is there says nothing"])
+    def test_a_host_that_ssh_does_not_reach_may_be_reached_later(self, tmp_path: Path, listens: bool) -> None:
+        from phoenix_fleet.platforms import _libvirt_host
+
+        for name in ("key", "hosts"):
+            (tmp_path / name).write_text("none")
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            if listens:
+                other.listen()
+            extra = {
+                "uri": f"xen+ssh://root@127.0.0.1:{other.getsockname()[1]}/system",
+                "key_file": str(tmp_path / "key"),
+                "known_hosts": str(tmp_path / "hosts"),
+            }
+            with (
+                pytest.raises(Unavailable, match=r"127\.0\.0\.1"),
+                _libvirt_host.opened(Connection("xen", extra=extra)),
+            ):
+                pass
 
 
 class TestLab:

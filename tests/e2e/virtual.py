@@ -72,6 +72,10 @@ class World:
         )
 
     @property
+    def is_xen(self) -> bool:
+        return bool(self.host.settings["domain"] == "xen")
+
+    @property
     def platform(self) -> Driver:
         return Driver(Driver.Settings(**self.host.settings), self.connections)
 
@@ -98,7 +102,8 @@ class World:
         with front(self.folder, self.fleet) as balancer:
             founder = Founder(Project(self.include), self.connections, self.folder / "id.pub", self.folder)
             try:
-                with mock.patch.object(lab.fleet, "PATIENCE", 600):  # two at once on one emulated processor
+                # Two at once on one emulated processor, where each look is an SSH connection of its own.
+                with mock.patch.multiple(lab.fleet, PATIENCE=600, PAUSE=20 if self.is_xen else 0.3):
                     founder.fill([self.fleet], self.image(OLD), print)
                 yield balancer.port
             finally:

@@ -196,7 +196,10 @@ def _unreachable(connection: Connection, target: Where, error: Any) -> PhoenixEr
     found = failure(f"Connection '{connection.id}' ({target.shown})", error)
     if isinstance(found, AuthenticationFailed):
         return found
-    if is_code(error, "NO_CONNECT", "INVALID_ARG", "CONFIG_UNSUPPORTED") and "driver" in str(error).lower():
+    # "no connection driver available for" also begins what libssh says of a host that is slow or not there.
+    told = str(error).lower()
+    of_the_way = any(words in told for words in ("ssh session", "timeout connecting", "connection refused", "no route"))
+    if is_code(error, "NO_CONNECT", "INVALID_ARG", "CONFIG_UNSUPPORTED") and "driver" in told and not of_the_way:
         return InvalidConfig(str(found.args[0]), remedy="Correct extra.uri, or install that driver of libvirt.")
     return Unavailable(str(found.args[0]), remedy="See that libvirtd runs there, and that extra.uri names it.")
 
