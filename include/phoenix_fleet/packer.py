@@ -123,7 +123,7 @@ def _run(builder: Builder, run: Run, template: Path, workdir: Path, log: Log) ->
         "build_until": str(run.until),
         "common": str(run.common),
     }
-    with (workdir / "packer.log").open("a", encoding="utf-8") as kept:
+    with (workdir / "packer.log").open("a", encoding="utf-8", buffering=1) as kept:
         output = _Output(log, kept.write, Redactor(inputs.secrets))
         _packer(run, template, build.timeout, variables, inputs.environment, output)
         made = _artifact(run.manifest, output)
