@@ -18,7 +18,7 @@ def complete() -> None:
         return getattr(self, own[filter_name]) if filter_name in own else known(self, filter_name, method_name)
 
     more.is_complete = True  # type: ignore[attr-defined]
-    Ami.get_filter_value = more
+    Ami.get_filter_value = more  # type: ignore[method-assign]
 
 
 def encrypt(backend: Any, instance_id: str) -> None:

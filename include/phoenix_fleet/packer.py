@@ -123,7 +123,7 @@ def _run(builder: Builder, run: Run, template: Path, workdir: Path, log: Log) ->
         "build_until": str(run.until),
         "common": str(run.common),
     }
-    with (workdir / "packer.log").open("a", encoding="utf-8") as kept:
+    with (workdir / "packer.log").open("a", encoding="utf-8", buffering=1) as kept:
         output = _Output(log, kept.write, Redactor(inputs.secrets))
         _packer(run, template, build.timeout, variables, inputs.environment, output)
         made = _artifact(run.manifest, output)
@@ -240,9 +240,12 @@ def _artifact(manifest: Path, output: _Output) -> str:
 
 
 def _forget_scratch(workdir: Path, *, older_than: timedelta) -> None:
-    """Remove the private folders of builds that were killed outright: a registry's password may lie there."""
-    for folder in workdir.glob(f"{_SCRATCH}*/"):
-        if folder.stat().st_mtime < time.time() - older_than.total_seconds():
+    """Remove the private folders of builds that were killed outright: a registry's password may lie there.
+
+    Those of the same task's earlier tries, too: each try has a folder of its own (``try-2``).
+    """
+    for folder in [*workdir.glob(f"{_SCRATCH}*/"), *workdir.parent.glob(f"try-*/{_SCRATCH}*/")]:
+        if folder.exists() and folder.stat().st_mtime < time.time() - older_than.total_seconds():
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-// The lab's vCenter: govmomi's simulator, and six things of a real one that it leaves out. A clone takes time, its name
+// The lab's vCenter: govmomi's simulator, and a few things of a real one that it leaves out. A clone takes time, its name
 // is taken once in a folder, it is powered on when its spec says so, and then it gets an address and SSH host keys.
 // And a task on a virtual disk is about something that clients know.
 // A template with RUN.container hands that on to its clones: they are containers, which tell their keys themselves.
@@ -174,6 +174,25 @@ func (v *vcenter) boot(ref types.ManagedObjectReference) {
 	if _, err := methods.ReconfigVM_Task(context.Background(), v.service, &spec); err != nil {
 		log.Printf("%s says nothing: %s", vm.Name, err)
 	}
+	cards(vm, address)
+}
+
+// cards lets the guest's tools tell the address of each card, too: Packer waits for that.
+func cards(vm *simulator.VirtualMachine, address string) {
+	var told []types.GuestNicInfo
+	for _, device := range vm.Config.Hardware.Device {
+		if card, ok := device.(types.BaseVirtualEthernetCard); ok {
+			found := []types.NetIpConfigInfoIpAddress{{IpAddress: address, PrefixLength: 16, State: "preferred"}}
+			told = append(told, types.GuestNicInfo{
+				MacAddress:     card.GetVirtualEthernetCard().MacAddress,
+				Connected:      true,
+				DeviceConfigId: card.GetVirtualEthernetCard().Key,
+				IpAddress:      []string{address},
+				IpConfig:       &types.NetIpConfigInfo{IpAddress: found},
+			})
+		}
+	}
+	simulator.Map.Update(vm, []types.PropertyChange{{Name: "guest.net", Val: told}})
 }
 
 // What VMware's tools say through the hypervisor, a container of the lab says on its console.

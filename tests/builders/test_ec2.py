@@ -245,7 +245,7 @@ def test_the_sweep_takes_what_a_killed_build_left_once_its_time_is_over_and_noth
     for _ in range(4):  # each sweep takes what the one before set free
         account.builder(tmp_path).sweep(lines.append)
     assert account.temporary() == strangers
-    for kind in ("machine", "key pair", "security group", "volume"):
+    for kind in ("machine", "key pair", "security group"):  # a machine's volumes go with it
         assert any(f"removing the {kind} " in line for line in lines), kind
 
 
@@ -293,6 +293,17 @@ def test_an_ami_that_was_never_tagged_is_swept_by_what_it_was_born_with(account:
     account.builder(tmp_path).sweep(print)
     assert account.temporary()["AMIs"] == [alive.id]
     assert account.temporary()["snapshots"] == [alive.ebs_snapshot.id]
+
+
+def test_a_volume_that_outlived_its_machine_is_swept(account: Account, tmp_path: Path) -> None:
+    kept = []
+    for number, until in enumerate((1700000000, int(time.time()) + 60)):
+        run = Run("mini", families.VERSION, f"mini-2026.11-1-0123abc{number}", until, tmp_path, tmp_path)
+        volume = account.cloud.backend.create_volume(size=1, zone_name=f"{lab_ec2.REGION}a")
+        volume.add_tags(leftovers.marks(run))
+        kept.append(volume.id)
+    account.builder(tmp_path).sweep(print)
+    assert account.temporary()["volumes"] == kept[1:]
 
 
 def test_a_finished_ami_is_never_swept(account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

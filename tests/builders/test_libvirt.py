@@ -34,22 +34,6 @@ from tests.contract.machinery import wait_for
 pytestmark = pytest.mark.libvirt
 
 MIB = 1024 * 1024
-SEED = {
-    "suite": "bookworm",
-    "include": [
-        *("ca-certificates", "cloud-init", "dbus", "grub-pc-bin", "grub2-common", "iproute2", "linux-image-amd64"),
-        *(
-            "nginx-light",
-            "openssh-server",
-            "python3",
-            "runit",
-            "systemd-resolved",
-            "systemd-sysv",
-            "udev",
-            "util-linux",
-        ),
-    ],
-}
 
 
 class Crash(BaseException):
@@ -80,7 +64,7 @@ class Place:
 
     def builder(self, pool: str = POOL, **settings: Any) -> builder.Driver:
         target = families.target(
-            {"libvirt": {**self.platform, "pool": pool}}, "qemu.pkr.hcl", seed=SEED, settings=settings
+            {"libvirt": {**self.platform, "pool": pool}}, "qemu.pkr.hcl", seed={"suite": "bookworm"}, settings=settings
         )
         return builder.Driver(target, self.connections.__getitem__, self.folder)
 
@@ -230,7 +214,10 @@ def test_what_cannot_work_is_said_at_once(place: Place, monkeypatch: pytest.Monk
 @pytest.mark.timeout(1800)
 def test_a_disk_from_scratch_is_provisioned_and_boots_by_itself(place: Place, tmp_path: Path) -> None:
     family: ImageFamily = Project.find().family("debian-base")
-    target = families.target({"libvirt": place.platform}, "qemu.pkr.hcl", seed=SEED)
+    declared = family.target("libvirt")
+    target = declared.model_copy(
+        update={"platform": declared.platform.model_copy(update={"settings": dict(place.platform)})}
+    )
     workdir = tmp_path / "work"
     workdir.mkdir()
     lines: list[str] = []

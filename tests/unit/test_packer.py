@@ -206,6 +206,25 @@ class TestBuild:
         build()
         assert (old.exists(), young.exists()) == (False, True)
 
+    def test_those_of_earlier_tries_too(self, home: Path, build: Any) -> None:
+        left, foreign = home / "try-1" / "packer-old", home / "other" / "packer-old"
+        for folder in (left, foreign):
+            folder.mkdir(parents=True)
+            os.utime(folder, (1, 1))
+        build()
+        assert (left.exists(), foreign.exists()) == (False, True)
+
+    def test_a_sweep_by_itself_takes_the_same(self, home: Path, build: Any) -> None:
+        past = int(time.time()) - 10
+        (home / "containers" / "phoenix-build-a-1").write_text(f"a-1 {past}")
+        (home / "containers" / "phoenix-build-b-1").write_text(f"b-1 {past + 3600}")
+        connections = {"docker": Connection("docker", "/run/docker.sock")}
+        packer.sweep(target(), connections.__getitem__, print)
+        assert containers(home) == ["phoenix-build-b-1"]
+        (home / "engine-is-down").touch()
+        with pytest.raises(Unavailable, match="sweep builds"):
+            packer.sweep(target(), connections.__getitem__, print)
+
     def test_a_failure_says_what_failed(self, home: Path, build: Any) -> None:
         (home / "says").write_text(
             SAYS + "1,,ui,error,==> docker.debian: E: no such package\n"

@@ -85,7 +85,8 @@ class TestRoles:
         assert used - registered <= {*environments["production"], "phoenix_environment"}
 
     def test_shell_scripts_can_be_read_by_the_shell(self) -> None:
-        scripts = [path for path in FAMILY.rglob("*") if path.is_file() and path.read_bytes().startswith(b"#!/bin/sh")]
+        every = [*FAMILY.rglob("*"), *(FAMILY.parent / "common").rglob("*")]
+        scripts = [path for path in every if path.is_file() and path.read_bytes().startswith(b"#!/bin/sh")]
         assert len(scripts) >= 5
         for script in scripts:
             subprocess.run(["sh", "-n", str(script)], check=True)

@@ -23,7 +23,7 @@ def check_installed(programs: Iterable[str]) -> None:
     if missing:
         raise InvalidConfig(
             f"Building here needs programs that are not installed: {', '.join(missing)}.",
-            remedy="packages.txt names the packages that are needed.",
+            remedy="docs/platforms/libvirt.md names the packages that have them.",
         )
 
 

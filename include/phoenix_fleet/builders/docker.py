@@ -43,7 +43,11 @@ class Driver(Builder):
         # Ours is only what carries a build id, and that id in its name too; instances born from an image inherit the
         # label without its value.
         shown = '{{.Names}} {{.Label "phoenix.build"}} {{.Label "phoenix.build-until"}}'
-        for line in self._docker.run("container", "ls", "--all", "--filter", "label=phoenix.build", "--format", shown):
+        try:
+            lines = self._docker.run("container", "ls", "--all", "--filter", "label=phoenix.build", "--format", shown)
+        except Failed as error:
+            raise Unavailable(f"sweep builds: {error}", remedy="See that dockerd runs and can be reached.") from error
+        for line in lines:
             match = re.fullmatch(rf"{NAME}(\S+) (\S+) (\d+)", line)
             if match and match[1] == match[2] and int(match[3]) < time.time():
                 log(f"build: removing {NAME}{match[1]}, left behind by a build that was killed")
