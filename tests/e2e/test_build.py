@@ -129,6 +129,11 @@ class TestAnInstance:
                 "test_ssh_lets_root_in_by_key_and_nobody_else",
             ),
             ("mkdir /tmp/phoenix", "test_nothing_of_the_build_is_left"),
+            (
+                "echo 'ssh-ed25519 AAAA phoenix-build-x.1' >>/root/.ssh/authorized_keys",
+                "test_no_key_of_the_build_lets_anybody_in",
+            ),
+            ("install -D /etc/hosts /home/admin/.ssh/authorized_keys", "test_no_key_of_the_build_lets_anybody_in"),
             ("mkdir -p /etc/service/broken && sleep 6", "test_runit_supervises_every_service"),
             ("dpkg --force-depends --remove nginx-light", "test_packages_are_installed_whole"),
             ("rm /etc/ssl/certs/ca-certificates.crt", "test_what_the_product_builds_on_works"),
