@@ -141,3 +141,10 @@ def test_refusals_are_in_our_words(ec2_lab: Ec2Lab, wanted: VolumeIntent, code: 
     ec2_lab.cloud.refuse("CreateVolume", code)
     with pytest.raises(expected):
         ec2_lab.platform.create_volume(wanted)
+
+
+def test_the_guest_may_be_called_after_its_slot(ec2_lab: Ec2Lab, wanted: VolumeIntent) -> None:
+    named = ec2_lab.platform.launch(launched(ec2_lab, wanted, hostname="slot"))
+    assert ec2_lab.user_data(named.id)["hostname"] == wanted.slot
+    other = ec2_lab.platform.launch(dataclasses.replace(launched(ec2_lab, wanted), attempt=2))
+    assert ec2_lab.user_data(other.id)["hostname"] == other.name

@@ -95,3 +95,11 @@ def test_a_copy_is_never_taken_while_something_writes(
     libvirt_lab.platform.attach_volume(made.id, machine.id)
     with pytest.raises(InUse):
         libvirt_lab.platform.snapshot_volume(made.id, uuid.uuid4().hex)
+
+
+def test_the_guest_may_be_called_after_its_slot(libvirt_lab: LibvirtLab, wanted: VolumeIntent) -> None:
+    settings = {**libvirt_lab.settings, "hostname": "slot"}
+    intent = LaunchIntent(
+        wanted.fleet, wanted.slot, "rollout-1", 1, "lab", "2026.11-1", libvirt_lab.standard, settings=settings
+    )
+    assert libvirt_lab.user_data(libvirt_lab.platform.launch(intent).id)["hostname"] == wanted.slot

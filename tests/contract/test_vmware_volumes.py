@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import json
 import uuid
 from contextlib import nullcontext
 from typing import Any
@@ -113,3 +115,11 @@ def _give_by_hand(lab: VmwareLab, instance_id: str, held: Volume) -> None:
     disk = vim.vm.device.VirtualDisk(key=-1, controllerKey=bus.key, unitNumber=9, backing=backing, capacityInKB=1024)
     change = vim.vm.device.VirtualDeviceSpec(operation="add", device=disk)
     lab._done(found.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[change])))
+
+
+def test_the_guest_may_be_called_after_its_slot(lab: VmwareLab) -> None:
+    intent = lab.intent(hostname="slot")
+    born = lab.platform.launch(intent)
+    machinery.wait_for(lambda: lab.machine(born.id), "the clone")
+    told = json.loads(base64.b64decode(lab.marks(born.id)["guestinfo.metadata"]))
+    assert told["local-hostname"] == intent.slot

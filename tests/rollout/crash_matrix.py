@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from tests.rollout.scene import Scene
-from tests.rollout.worlds import NO_SURGE, QUICK, SURGE, Counts, Exploration
+from tests.rollout.worlds import DATA, NO_SURGE, QUICK, SURGE, Counts, Exploration
 
 REPORT = Path(__file__).resolve().parents[2] / "docs" / "reports" / "crash-matrix.md"
 
@@ -55,13 +55,17 @@ MATRICES = (
     Matrix(1, "surge", 1, lost=True),
     Matrix(3, "surge", 1, lost=True),
     Matrix(3, "no surge", 1, lost=True),
+    Matrix(2, "data", 1),
+    Matrix(3, "data", 1),
 )
 
 
 def play(matrix: Matrix, folder: Path, console: Console, give_up: float) -> tuple[Counts, str]:
     """What it came to, and what went wrong; empty if nothing did."""
-    budget: dict[str, Any] = SURGE if matrix.budget == "surge" else NO_SURGE
-    scene = Scene(folder, size=matrix.size, **QUICK, **budget).prepare()
+    budget: dict[str, Any] = {"surge": {**QUICK, **SURGE}, "no surge": {**QUICK, **NO_SURGE}, "data": DATA}[
+        matrix.budget
+    ]
+    scene = Scene(folder, size=matrix.size, **budget).prepare()
     scene.strict = True
     exploration = Exploration(scene, matrix.crashes, give_up=give_up)
     try:

@@ -108,6 +108,15 @@ def test_reads_that_lag_behind_lose_no_data(stage: Stage) -> None:
     scene.check_at_rest()
 
 
+@pytest.mark.parametrize("method", ["stop", "snapshot_volume", "list_snapshots", "detach_volume", "attach_volume"])
+def test_what_is_not_to_be_seen_for_a_moment_is_looked_for_again(stage: Stage, method: str) -> None:
+    scene = stage(**DATA)
+    scene.strict = True
+    scene.platform.fail_next(method, errors.NotFound("it is not to be seen"))
+    assert scene.run(scene.open()).state is RolloutState.DONE
+    scene.check_at_rest()
+
+
 def test_what_another_machine_has_is_never_taken_from_it(stage: Stage) -> None:
     """Somebody attached the volume elsewhere while it was free: a person has to look."""
     scene = stage(**{**DATA, "timeouts": {"volumes": "1m"}})

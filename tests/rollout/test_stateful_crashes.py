@@ -17,19 +17,12 @@ from phoenix_fleet.domain.models import InstanceState
 from phoenix_fleet.gates import fake as fake_gate
 from tests.rollout.scene import Scene, no_connections
 from tests.rollout.strict import check_kept
-from tests.rollout.worlds import NO_SURGE, QUICK, Exploration, Tracer
+from tests.rollout.worlds import DATA, Exploration, Tracer
 from tests.sampling import WHOLE
 
 pytestmark = pytest.mark.slow
 
 Stage = Callable[..., Scene]
-DATA: dict[str, Any] = {
-    **QUICK,
-    **NO_SURGE,
-    "platform": {**QUICK["platform"], "volume_seconds": 1},
-    "volumes": [{"name": "data", "size": "10g"}],
-    "quorum": ["fake"],
-}
 SAMPLE = 150
 SEED = 2026
 

@@ -31,6 +31,14 @@ QUICK: dict[str, Any] = {
 }
 SURGE = {"max_surge": "1", "max_unavailable": "0"}
 NO_SURGE = {"max_surge": "0", "max_unavailable": "1"}
+DATA: dict[str, Any] = {
+    **QUICK,
+    **NO_SURGE,
+    "platform": {**QUICK["platform"], "volume_seconds": 1},
+    "volumes": [{"name": "data", "size": "10g"}],
+    "quorum": ["fake"],
+}
+"""A stateful fleet in which no change of a volume is over at once."""
 
 CONVERGES_WITHIN = timedelta(minutes=60)
 """Virtual time from any crash to the end of the rollout."""

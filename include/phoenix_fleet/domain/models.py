@@ -129,6 +129,11 @@ class LaunchIntent:
         return f"{self.slot}-{self.token[:8]}"
 
     @property
+    def host_name(self) -> str:
+        """What the guest calls itself: the instance's name, or the slot's where the settings say ``hostname: slot``."""
+        return self.slot if self.settings.get("hostname") == "slot" else self.name
+
+    @property
     def fingerprint(self) -> str:
         """Hash of all parameters: the same token with another fingerprint is a mistake, never a launch."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True, default=str).encode()).hexdigest()

@@ -100,7 +100,7 @@ def user_data(intent: LaunchIntent) -> str:
     (https://docs.cloud-init.io/en/latest/reference/modules.html#ssh).
     """
     wanted: dict[str, Any] = {
-        "hostname": intent.name,
+        "hostname": intent.host_name,
         "disable_root": False,
         "ssh_deletekeys": True,
         "ssh_genkeytypes": ["ed25519", "ecdsa", "rsa"],

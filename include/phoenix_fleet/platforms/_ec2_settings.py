@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from ipaddress import IPv4Address
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -34,6 +34,11 @@ class Settings(BaseModel):
         default_factory=dict,
         description="Private IPv4 address of a slot, kept from instance to instance; only with max_surge: 0. Default: "
         "any in the subnet.",
+    )
+    hostname: Literal["instance", "slot"] = Field(
+        "instance",
+        description="What the guest calls itself: its own name, new each time, or its slot's, which stays, and "
+        "which two would have at once unless max_surge is 0. Default: instance.",
     )
     tags: Mapping[str, str] = Field(
         default_factory=dict, description="More tags on instances and volumes, for the bill say. Default: none."

@@ -12,9 +12,9 @@ from phoenix_fleet.platforms._libvirt_identity import HostKey
 
 def seed(intent: LaunchIntent, host_key: HostKey | None) -> bytes:
     """The disk (ISO 9660 named ``cidata``): https://docs.cloud-init.io/en/latest/reference/datasources/nocloud.html."""
-    meta = {"instance-id": intent.token, "local-hostname": intent.name}
+    meta = {"instance-id": intent.token, "local-hostname": intent.host_name}
     user: dict[str, Any] = {
-        "hostname": intent.name,
+        "hostname": intent.host_name,
         "preserve_hostname": False,
         "ssh_pwauth": False,
         "disable_root": False,

@@ -49,6 +49,11 @@ class Settings(BaseModel):
         description="How an instance learns its name and key: nocloud, a disk for cloud-init; none, not at all. "
         "Default: nocloud.",
     )
+    hostname: Literal["instance", "slot"] = Field(
+        "instance",
+        description="What the guest calls itself: its own name, new each time, or its slot's, which stays, and "
+        "which two would have at once unless max_surge is 0. Default: instance.",
+    )
     autostart: bool = Field(True, description="Whether an instance comes back with its host. Default: true.")
 
     @model_validator(mode="after")

@@ -53,7 +53,7 @@ def spec(intent: LaunchIntent, seen: Mapping[str, Any], places: Places, marks: d
 
 def guest(intent: LaunchIntent) -> dict[str, str]:
     """What cloud-init's VMware data source reads: host name, who may log in, and that it tells its host keys."""
-    metadata = {"instance-id": intent.token, "local-hostname": intent.name}
+    metadata = {"instance-id": intent.token, "local-hostname": intent.host_name}
     told: dict[str, Any] = {
         "preserve_hostname": False,
         "ssh_deletekeys": True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -54,6 +54,11 @@ class Settings(BaseModel):
     )
     anti_affinity: bool = Field(
         False, description="Whether a DRS rule keeps the fleet's machines on different hosts. Default: false."
+    )
+    hostname: Literal["instance", "slot"] = Field(
+        "instance",
+        description="What the guest calls itself: its own name, new each time, or its slot's, which stays, and "
+        "which two would have at once unless max_surge is 0. Default: instance.",
     )
     connection: str = Field("vmware", description="Airflow connection of vCenter. Default: vmware.")
 

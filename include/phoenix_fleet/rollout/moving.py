@@ -17,7 +17,7 @@ from phoenix_fleet.domain.errors import NotFound
 from phoenix_fleet.domain.models import Environment, Instance, InstanceState
 from phoenix_fleet.domain.volumes import Volume, VolumeIntent, VolumeState, in_slot, snapshot_token
 from phoenix_fleet.rollout import gone
-from phoenix_fleet.rollout.progress import AT_ONCE, LATER, SOON, Failing, Waiting, plain, soon
+from phoenix_fleet.rollout.progress import AT_ONCE, LATER, Failing, Waiting, plain, soon
 from phoenix_fleet.rollout.replacement import Identity, Replacement
 
 if TYPE_CHECKING:
@@ -52,6 +52,19 @@ def release(
     driver = work.deps.volumes
     if driver is None:
         return None
+    try:
+        return _release(work, driver, machine, instance, refused)
+    except NotFound as error:  # no proof that it is gone: look again
+        return Waiting(plain(error), LATER)
+
+
+def _release(
+    work: Replacement,
+    driver: Volumes,
+    machine: Identity,
+    instance: Instance,
+    refused: Callable[[], Waiting | None],
+) -> Waiting | None:
     held = [each for each in driver.list_volumes(work.fleet.name) if each.attached_to == machine.id]
     if not held:
         return _may_be_held(work, machine)
@@ -81,10 +94,7 @@ def _stop(work: Replacement, driver: Volumes, machine: Identity, instance: Insta
     if asked is not None and timedelta() <= asked < STOP_AGAIN:
         return Waiting(f"{machine.name} was told to stop and is {instance.state}", soon(asked, LATER))
     work.note(**{fact: work.now.isoformat()})
-    try:
-        work.act("stop", machine, lambda: driver.stop(machine.id))
-    except NotFound as error:
-        return Waiting(plain(error), SOON)
+    work.act("stop", machine, lambda: driver.stop(machine.id))
     return Waiting(f"{machine.name} is told to stop", AT_ONCE)
 
 
@@ -128,6 +138,13 @@ def supply(work: Replacement, instance: Instance) -> Waiting | dict[str, Any]:
     driver = work.deps.volumes
     if driver is None:
         return {}
+    try:
+        return _supply(work, driver, instance)
+    except NotFound as error:
+        return Waiting(plain(error), LATER)
+
+
+def _supply(work: Replacement, driver: Volumes, instance: Instance) -> Waiting | dict[str, Any]:
     there = in_slot(driver.list_volumes(work.fleet.name), work.name)
     facts = []
     for declared in work.fleet.volumes:
@@ -229,7 +246,10 @@ def seen(work: Replacement, intent: IntentRecord) -> tuple[Outcome, str]:
     if volume is None:
         return "unknown", f"{label} is not to be seen"
     if intent.action == "snapshot":
-        taken = any(each.token == intent.token for each in driver.list_snapshots(volume.id))
+        try:
+            taken = any(each.token == intent.token for each in driver.list_snapshots(volume.id))
+        except NotFound:
+            taken = False
         return ("done" if taken else "unknown"), f"such a snapshot of {label} is {'' if taken else 'not '}there"
     at = volume.attached_to == intent.params.get("instance")
     done = at if intent.action == "attach" else not at or volume.state is VolumeState.DETACHING
