@@ -148,7 +148,7 @@ class XenHost:
             self._start()
         self._wait()
         # It answers while its guests boot, on the one processor that they share.
-        self.ssh(f"{_TOOLS}/xl", "sched-credit2", "-d", "0", "-w", "1024")
+        self.ssh(f"{_TOOLS}/xl", "sched-credit2", "-d", "0", "-w", "512")
 
     def down(self) -> None:
         """End it and its guests; nothing is left of it but the cache."""
