@@ -65,9 +65,15 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmp /tmp
-for disk in /dev/vdb /dev/xvdb; do
-    [ -b $disk ] && mount -t iso9660 -o ro $disk /lab/seed
+# A Xen guest's second disk may come later than its first.
+tries=0
+until [ -b /dev/vdb ] || [ -b /dev/xvdb ] || [ $tries -ge 100 ]; do
+    usleep 100000
+    tries=$((tries + 1))
 done
+disk=/dev/xvdb
+[ -b /dev/vdb ] && disk=/dev/vdb
+mount -t iso9660 -o ro $disk /lab/seed
 said() { sed -n "s/.*\"$1\": \[\{0,1\}\"\([^\"]*\)\".*/\1/p" "/lab/seed/$2"; }
 hostname "$(said local-hostname meta-data)"
 ip link set lo up

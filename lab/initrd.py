@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 _DIRECTORY, _FILE = 0o040755, 0o100644
-_INIT = b"""\
+INIT = b"""\
 #!/bin/busybox sh
 b=/bin/busybox
 $b mount -t proc proc /proc
@@ -43,7 +43,7 @@ def build(
     entries: list[tuple[str, int, bytes]] = [
         *((name, _DIRECTORY, b"") for name in ("bin", "dev", "modules", "proc", "root", "sys")),
         ("bin/busybox", _FILE | 0o111, busybox),
-        ("init", _FILE | 0o111, _INIT),
+        ("init", _FILE | 0o111, INIT),
         *((f"modules/{number:03}.ko", _FILE, content) for number, content in enumerate(modules)),
     ]
     for folder, files in (("given", given), ("images", images)):

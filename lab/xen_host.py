@@ -148,7 +148,7 @@ class XenHost:
             self._start()
         self._wait()
         # It answers while its guests boot, on the one processor that they share.
-        self.ssh(f"{_TOOLS}/xl", "sched-credit2", "-d", "0", "-w", "1024")
+        self.ssh(f"{_TOOLS}/xl", "sched-credit2", "-d", "0", "-w", "512")
 
     def down(self) -> None:
         """End it and its guests; nothing is left of it but the cache."""
@@ -235,7 +235,7 @@ def argv(xen: Path, kernel: Path, first: Path, disk: Path, console: Path) -> lis
 
 def host(cache: Path, log: roots.Log) -> Path:
     """A folder with the hypervisor (``xen``) and the disk of dom0 (``disk.qcow2``), made unless it is in the cache."""
-    recipe = [_PACKAGES, _NOT_NEEDED, _FILES, guest.MODULES, roots.SUITE, 1]
+    recipe = [_PACKAGES, _NOT_NEEDED, _FILES, guest.MODULES, initrd.INIT.decode(), roots.SUITE, 1]
     return roots.cached(cache, "xen-host", recipe, lambda folder: _make_host(folder, guest.boot(cache, log)), log)
 
 

@@ -83,7 +83,10 @@ def xen() -> Iterator[Ground]:
             host.down()
 
 
-@pytest.fixture(scope="module", params=[qemu, xen], ids=["qemu", "xen"])
+at_length = pytest.mark.skipif(not WHOLE, reason="many minutes on one emulated processor; scripts/test --whole")
+
+
+@pytest.fixture(scope="module", params=[pytest.param(qemu, id="qemu"), pytest.param(xen, id="xen", marks=at_length)])
 def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
     with ExitStack() as stack:
         begun = time.monotonic()
