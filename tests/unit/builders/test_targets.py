@@ -49,7 +49,7 @@ def test_a_deployment_chooses(
     assert (family.platforms, family.left_out) == (platforms, left_out)
 
 
-@pytest.mark.parametrize(("said", "told"), [("dokcer", "dokcer, which is no platform"), ("vmware", "asks for vmware")])
+@pytest.mark.parametrize(("said", "told"), [("dockr", "dockr, which is no platform"), ("vmware", "asks for vmware")])
 def test_a_choice_that_cannot_be_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, told: str
 ) -> None:
