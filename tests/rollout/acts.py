@@ -11,7 +11,8 @@ from phoenix_fleet.domain import errors
 from phoenix_fleet.domain.steps import Step
 from phoenix_fleet.rollout.engine import Engine
 from phoenix_fleet.rollout.progress import Progress
-from tests.rollout.scene import MUTATIONS, NEW, OLD, Scene
+from tests.rollout.scene import NEW, OLD, Scene
+from tests.rollout.strict import MUTATIONS
 
 
 def begin(scene: Scene) -> tuple[Engine, Ticket]:

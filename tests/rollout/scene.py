@@ -31,7 +31,7 @@ from phoenix_fleet.rollout.engine import Engine
 from phoenix_fleet.rollout.planning import draw_plan, freeze, frozen_fleet
 from phoenix_fleet.rollout.progress import Progress
 from tests.rollout.snapshots import Skewed, Snapshot, opened
-from tests.rollout.strict import MUTATIONS, VOLUMES, check_before, check_kept, check_room
+from tests.rollout.strict import action_of, check_before, check_kept, check_room
 
 START = datetime(2026, 11, 1, 4, tzinfo=UTC)
 OLD, NEW = Version.parse("2026.10-1"), Version.parse("2026.11-1")
@@ -334,11 +334,8 @@ class Scene:
         meant = {(each.action, each.token if each.action in by_token else each.target) for each in intents}
         meant |= {(each.action, each.params["name"]) for each in intents}
         calls = [(call.method, call.subject, call.at) for call in (*self.platform.calls(), *self.balancer.calls())]
-        made = {
-            (VOLUMES.get(method, method), subject)
-            for method, subject, at in calls
-            if method in MUTATIONS and at >= START.timestamp()
-        }
+        made = {(action_of(method), subject) for method, subject, at in calls if at >= START.timestamp()}
+        made = {each for each in made if each[0]}
         made -= {
             (method, subject) for method in ("launch", "admit", "drain", "remove") for subject in self.by_hand
         } - meant

@@ -18,6 +18,11 @@ VOLUMES = {"snapshot_volume": "snapshot", "detach_volume": "detach", "attach_vol
 MUTATIONS = ("launch", "terminate", "admit", "drain", "remove", "stop", "create_volume", *VOLUMES)
 
 
+def action_of(method: str) -> str:
+    """The word that intents have for a call that changes something; empty for a read."""
+    return VOLUMES.get(method, method) if method in MUTATIONS else ""
+
+
 def check_before(scene: Scene, method: str, subject: str) -> None:
     """The call may be made: what it takes out can be done without, and in strict scenes it is meant."""
     if method == "terminate":
