@@ -120,7 +120,9 @@ class World:
             pool = api.storagePoolLookupByName(POOL)
             pool.refresh(0)
             names = {volume.name() for volume in pool.listAllVolumes(0)}
-            domains = {domain.UUIDString(): bool(domain.isActive()) for domain in api.listAllDomains(0)}
+            # Xen's driver lists its host among them, as the domain 0.
+            found = [domain for domain in api.listAllDomains(0) if domain.ID() != 0]
+            domains = {domain.UUIDString(): bool(domain.isActive()) for domain in found}
         images = {guest.volume_of(artefact) for artefact in self.artefacts.values()}
         return Census(domains, frozenset(names - images), frozenset(names & images))
 

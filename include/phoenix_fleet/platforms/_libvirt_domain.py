@@ -67,7 +67,8 @@ def _disk(devices: Element, kind: str, target: str, path: str, form: str) -> Non
     add(
         disk, "target", dev=f"xvd{target}" if kind == "xen" else f"vd{target}", bus="xen" if kind == "xen" else "virtio"
     )
-    if form == "raw":
+    # Xen's QEMU (7.2) gives a guest no read-only disk: "device xen-disk failed: Block node is read-only".
+    if form == "raw" and kind != "xen":
         add(disk, "readonly")
 
 

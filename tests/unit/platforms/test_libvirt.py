@@ -253,6 +253,10 @@ class TestDocuments:
             drivers = _libvirt_xml.parse(document(chosen, kind)).findall("devices/disk/driver")
             assert [driver.get("type") for driver in drivers] == ["qcow2", "raw"]
 
+    def test_the_seed_is_read_only_except_on_xen_whose_qemu_cannot(self) -> None:
+        assert document(settings()).count("<readonly") == 1
+        assert "readonly" not in document(settings(domain="xen", kernel="/k"), "xen")
+
     @pytest.mark.parametrize(
         "text",
         [
