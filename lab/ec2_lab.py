@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import typer
-from rich.console import Console
 
 from lab import fronts, guests
+from lab.commands import app_of
 from lab.ec2 import REGION
 from lab.elb import BACKEND as ELB_BACKEND
 from lab.fronts import Front, owner_of
@@ -230,20 +229,9 @@ def _write(path: Path, data: dict[str, Any]) -> None:
     fresh.rename(path)
 
 
-app = typer.Typer(help="The lab's Amazon EC2, with a container behind every instance.", no_args_is_help=True)
-console = Console(stderr=True)
-
-
-def _lab() -> Ec2Lab:
-    return Ec2Lab(Places.find().beside(NAME), lambda line: console.print(f"· {line}", highlight=False))
-
-
-@app.command()
-def up() -> None:
-    """Start it; what runs is left alone."""
-    lab = _lab()
-    account = lab.up()
-    lines = {
+def _told(lab: Ec2Lab) -> dict[str, str]:
+    account = lab.account()
+    return {
         "API": f"{account.url} in {REGION}, any credentials",
         "subnets": ", ".join(account.subnets),
         "security group": account.security_group,
@@ -252,27 +240,9 @@ def up() -> None:
         "front of the target group": lab.front("elb").url,
         "front of HAProxy": f"{lab.front('haproxy').url}, backend {BACKEND}, socket {lab.front('haproxy').control}",
     }
-    for name, value in lines.items():
-        console.print(f"· {name}: {value}", highlight=False, soft_wrap=True)
 
 
-@app.command()
-def down(
-    images: bool = typer.Option(False, "--images", help="Remove the machines' images from the engine too."),
-) -> None:
-    """Remove all of it."""
-    _lab().down()
-    if images:
-        guests.remove_images()
-
-
-@app.command()
-def status() -> None:
-    """Show whether it runs, and its machines."""
-    lab = _lab()
-    console.print("runs" if lab.running() else "does not run")
-    for each in guests.containers(lab.owner):
-        console.print(f"· {each['Names'][0].lstrip('/')}: {each['Status']}, {each['Image']}", highlight=False)
+app = app_of(NAME, "Amazon EC2, with a container behind every instance", Ec2Lab, _told)
 
 
 if __name__ == "__main__":

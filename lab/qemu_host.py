@@ -19,7 +19,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from lab import guest
+from lab import tiny
 from lab.libvirt_host import NETWORK, POOL, LibvirtHost, have_network, have_pool
 from lab.places import Places
 from phoenix_fleet.connections import Connection
@@ -63,7 +63,7 @@ stdio_handler = "file"
 class QemuHost(LibvirtHost):
     """A libvirtd with privileges, one storage pool and one network."""
 
-    def __init__(self, folder: Path, boot: Callable[[], guest.Boot]) -> None:
+    def __init__(self, folder: Path, boot: Callable[[], tiny.Boot]) -> None:
         super().__init__(folder)
         self._boot = boot
         self.pool_folder = folder / "lib" / "images"
@@ -85,10 +85,10 @@ class QemuHost(LibvirtHost):
             "pool": POOL,
             "network": NETWORK,
             "domain": "qemu",
-            "memory": guest.MEMORY,
+            "memory": tiny.MEMORY,
             "kernel": str(_BOOT / "vmlinux"),
             "initrd": str(_BOOT / "initrd"),
-            "cmdline": f"{guest.CMDLINE} console=ttyS0",
+            "cmdline": f"{tiny.CMDLINE} console=ttyS0",
             "autostart": False,
         }
 
@@ -159,7 +159,7 @@ class QemuHost(LibvirtHost):
 
 def of(places: Places, log: Callable[[str], None]) -> QemuHost:
     """The one of this machine's lab."""
-    return QemuHost(places.home / NAME, lambda: guest.boot(places.cache, log))
+    return QemuHost(places.home / NAME, lambda: tiny.boot(places.cache, log))
 
 
 app = typer.Typer(help="A libvirt host with emulated guests on a network.", no_args_is_help=True)

@@ -17,10 +17,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import docker.errors
-import typer
-from rich.console import Console
 
 from lab import fronts, guests
+from lab.commands import app_of
 from lab.fronts import Front, owner_of
 from lab.places import Places
 from lab.processes import Processes
@@ -226,44 +225,14 @@ def _artefacts(way: Connection) -> dict[str, Artefact]:
     return {marks["version"]: artefact for artefact, marks in driver.list_images(guests.FAMILY)}
 
 
-app = typer.Typer(help="The lab's VMware vSphere, with a container behind every machine.", no_args_is_help=True)
-console = Console(stderr=True)
-
-
-def _lab() -> VmwareLab:
-    return VmwareLab(Places.find().beside(NAME), lambda line: console.print(f"· {line}", highlight=False))
-
-
-@app.command()
-def up() -> None:
-    """Start it; what runs is left alone."""
-    lab = _lab()
-    inventory = lab.up()
-    way = lab.connection()
-    lines = {
+def _told(lab: VmwareLab) -> dict[str, str]:
+    inventory, way = lab.inventory(), lab.connection()
+    return {
         "vCenter": f"https://{way.host}:{way.port}/sdk as {way.login}, certificate {way.extra['ca_cert']}",
         "fleet file": ", ".join(f"{key}: {value}" for key, value in PLACE.items()),
         **{f"template {version}": inventory.artefact(version).reference for version in inventory.artefacts},
         "front of HAProxy": f"{lab.front().url}, backend {BACKEND}, socket {lab.front().control}",
     }
-    for name, value in lines.items():
-        console.print(f"· {name}: {value}", highlight=False, soft_wrap=True)
 
 
-@app.command()
-def down(
-    images: bool = typer.Option(False, "--images", help="Remove the machines' images from the engine too."),
-) -> None:
-    """Remove all of it."""
-    _lab().down()
-    if images:
-        guests.remove_images()
-
-
-@app.command()
-def status() -> None:
-    """Show whether it runs, and its machines."""
-    lab = _lab()
-    console.print("runs" if lab.running() else "does not run")
-    for each in guests.containers(lab.owner):
-        console.print(f"· {each['Names'][0].lstrip('/')}: {each['Status']}, {each['Image']}", highlight=False)
+app = app_of(NAME, "VMware vSphere, with a container behind every machine", VmwareLab, _told)

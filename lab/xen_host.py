@@ -22,7 +22,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from lab import guest, initrd, roots
+from lab import initrd, roots, tiny
 from lab.libvirt_host import NETWORK, POOL, have_network, have_pool
 from lab.places import Places
 from lab.processes import Processes
@@ -127,10 +127,10 @@ class XenHost:
             "network": NETWORK,
             "domain": "xen",
             "xen": "pv",
-            "memory": guest.MEMORY,
+            "memory": tiny.MEMORY,
             "kernel": str(_BOOT / "vmlinux"),
             "initrd": str(_BOOT / "initrd"),
-            "cmdline": f"{guest.CMDLINE} console=hvc0",
+            "cmdline": f"{tiny.CMDLINE} console=hvc0",
             "autostart": False,
         }
 
@@ -163,7 +163,7 @@ class XenHost:
 
     def _start(self) -> None:
         made = host(self._places.cache, self._log)
-        kernel = guest.kernel(self._places.cache, self._log)
+        kernel = tiny.kernel(self._places.cache, self._log)
         self.home.mkdir(mode=0o700)
         for name in ("key", "host_key"):
             roots.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "phoenix-lab", "-f", self.home / name)
@@ -176,7 +176,7 @@ class XenHost:
             "host_key": (self.home / "host_key").read_bytes(),
             "authorized_keys": (self.home / "key.pub").read_bytes(),
         }
-        modules = roots.load_order(kernel, (*guest.MODULES, *guest.XEN_MODULES))
+        modules = roots.load_order(kernel, (*tiny.MODULES, *tiny.XEN_MODULES))
         first = self.home / "initrd"
         first.touch(mode=0o600)
         images = {name: file.read_bytes() for name, file in self._images.items()}
@@ -235,11 +235,11 @@ def argv(xen: Path, kernel: Path, first: Path, disk: Path, console: Path) -> lis
 
 def host(cache: Path, log: roots.Log) -> Path:
     """A folder with the hypervisor (``xen``) and the disk of dom0 (``disk.qcow2``), made unless it is in the cache."""
-    recipe = [_PACKAGES, _NOT_NEEDED, _FILES, guest.MODULES, initrd.INIT.decode(), roots.SUITE, 1]
-    return roots.cached(cache, "xen-host", recipe, lambda folder: _make_host(folder, guest.boot(cache, log)), log)
+    recipe = [_PACKAGES, _NOT_NEEDED, _FILES, tiny.MODULES, initrd.INIT.decode(), roots.SUITE, 1]
+    return roots.cached(cache, "xen-host", recipe, lambda folder: _make_host(folder, tiny.boot(cache, log)), log)
 
 
-def _make_host(folder: Path, boot: guest.Boot) -> None:
+def _make_host(folder: Path, boot: tiny.Boot) -> None:
     with roots.root(_PACKAGES, variant="minbase") as made:
         (packed,) = (made / "boot").glob("xen-4.17-amd64.gz")
         (folder / "xen").write_bytes(gzip.decompress(packed.read_bytes()))

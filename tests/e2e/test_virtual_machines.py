@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import guest, qemu_host, xen_host
+from lab import qemu_host, tiny, xen_host
 from lab.libvirt_host import POOL
 from lab.places import Places
 from phoenix_fleet import ssh
@@ -71,7 +71,7 @@ def qemu() -> Iterator[Ground]:
 def xen() -> Iterator[Ground]:
     with own_places() as places:
         images = {
-            guest.volume_of(guest.artefact(POOL, FAMILY, version, disk)): disk
+            tiny.volume_of(tiny.artefact(POOL, FAMILY, version, disk)): disk
             for version, disk in disks(places.cache).items()
         }
         host = xen_host.XenHost(places, print, images)
@@ -238,7 +238,7 @@ def test_cloud_init_takes_from_the_seed_what_it_says(ground: Ground, tmp_path: P
     if not ground.console:
         pytest.skip("once is enough: on QEMU")
     with world.host.opened() as api:
-        artefact = guest.put(api, POOL, "debian", OLD, guest.debian(Places.find().cache, print))
+        artefact = tiny.put(api, POOL, "debian", OLD, tiny.debian(Places.find().cache, print))
     connection = replace(world.host.connection, extra={**world.host.connection.extra, "host_key_secret": secret})
     settings = {**world.host.settings, "memory": "512m"}
     platform = Driver(Driver.Settings(**settings), KnownConnections(connection))

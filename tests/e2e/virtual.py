@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from unittest import mock
 
 import lab.fleet
-from lab import guest, roots
+from lab import roots, tiny
 from lab.fleet import Founder
 from lab.libvirt_host import POOL
 from phoenix_fleet.catalog import Catalog
@@ -123,20 +123,20 @@ class World:
             # Xen's driver lists its host among them, as the domain 0.
             found = [domain for domain in api.listAllDomains(0) if domain.ID() != 0]
             domains = {domain.UUIDString(): bool(domain.isActive()) for domain in found}
-        images = {guest.volume_of(artefact) for artefact in self.artefacts.values()}
+        images = {tiny.volume_of(artefact) for artefact in self.artefacts.values()}
         return Census(domains, frozenset(names - images), frozenset(names & images))
 
     def expected(self, *, console: bool) -> Census:
         """What it must hold: the fleet's machines with the volumes that each of them has, and the images."""
         known = {each.id: True for each in self.instances()}
         kinds = ("qcow2", "iso", "log") if console else ("qcow2", "iso")
-        images = {guest.volume_of(artefact) for artefact in self.artefacts.values()}
+        images = {tiny.volume_of(artefact) for artefact in self.artefacts.values()}
         return Census(known, frozenset(f"{each}.{kind}" for each in known for kind in kinds), frozenset(images))
 
 
 def disks(cache: Path) -> dict[str, Path]:
     """The three releases; the last has a service that does not come up."""
-    return {version: guest.disk(cache, version, serves=version != BAD, log=print) for version in (OLD, NEW, BAD)}
+    return {version: tiny.disk(cache, version, serves=version != BAD, log=print) for version in (OLD, NEW, BAD)}
 
 
 @contextmanager
@@ -144,7 +144,7 @@ def world(host: Host, folder: Path, cache: Path, fleet: str, size: int) -> Itera
     """All of it; the machines are gone afterwards, and the host stays."""
     roots.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", folder / "id")
     with host.opened() as api:
-        artefacts = {version: guest.put(api, POOL, FAMILY, version, disk) for version, disk in disks(cache).items()}
+        artefacts = {version: tiny.put(api, POOL, FAMILY, version, disk) for version, disk in disks(cache).items()}
     include = project.write(folder)
     project.add_fleet(
         include,
@@ -155,12 +155,12 @@ def world(host: Host, folder: Path, cache: Path, fleet: str, size: int) -> Itera
             "haproxy": {
                 "connection": conn_id(fleet),
                 "backend": BACKEND,
-                "port": guest.PORT,
+                "port": tiny.PORT,
                 "check_interval_ms": 500,
             }
         },
         configurator="none",
-        verify=[{"health": {"port": guest.PORT, "path": "/healthz", "samples": 2, "identify": False}}],
+        verify=[{"health": {"port": tiny.PORT, "path": "/healthz", "samples": 2, "identify": False}}],
     )
     catalog = Catalog(f"sqlite:///{folder}/catalog.db")
     catalog.migrate()
