@@ -30,6 +30,7 @@ from phoenix_fleet.platforms import _libvirt_volumes as volumes
 from phoenix_fleet.platforms import libvirt as driver
 from tests.builders import families
 from tests.contract.machinery import wait_for
+from tests.sampling import WHOLE
 
 pytestmark = pytest.mark.libvirt
 
@@ -212,6 +213,7 @@ def test_what_cannot_work_is_said_at_once(place: Place, monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.skipif(not WHOLE, reason="an emulated machine installs for eight minutes; scripts/test --whole")
 def test_a_disk_from_scratch_is_provisioned_and_boots_by_itself(place: Place, tmp_path: Path) -> None:
     family: ImageFamily = Project.find().family("debian-base")
     declared = family.target("libvirt")

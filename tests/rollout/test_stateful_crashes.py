@@ -23,7 +23,7 @@ from tests.sampling import WHOLE
 pytestmark = pytest.mark.slow
 
 Stage = Callable[..., Scene]
-SAMPLE = 150
+SAMPLE = 45
 SEED = 2026
 
 
