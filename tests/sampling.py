@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
+import pytest
+
 Thing = TypeVar("Thing")
 
 WHOLE = bool(os.environ.get("PHOENIX_WHOLE"))
@@ -22,3 +24,12 @@ def sample(things: Sequence[Thing], count: int) -> list[Thing]:
     first = datetime.now(UTC).toordinal() * count
     chosen = {(first + number) % len(things) for number in range(count)}
     return [thing for number, thing in enumerate(things) if number in chosen]
+
+
+MACHINES = ("qemu", "ec2", "vmware")
+
+
+def machines_of_the_day(kind: str) -> pytest.MarkDecorator:
+    """The mark of end-to-end tests on that kind of machines: each is played every third day, or when everything is."""
+    reason = f"played every third day: {', '.join(MACHINES)}; now: scripts/test --whole"
+    return pytest.mark.skipif(kind not in sample(MACHINES, 1), reason=reason)

@@ -30,7 +30,7 @@ from tests.builders.killing import Build
 from tests.builders.machine import Machine
 from tests.contract.platforms_ec2 import granted
 
-pytestmark = [pytest.mark.slow, pytest.mark.ec2]
+pytestmark = [pytest.mark.slow, pytest.mark.ec2, pytest.mark.builds]
 
 KEY, SECRET = "AKIATESTTESTTESTTEST", "a secret of the tests"
 DEBIAN = "136693071363"

@@ -25,7 +25,7 @@ from tests.builders.killing import Build
 from tests.builders.machine import Machine
 from tests.contract.platforms_vmware import VmwareLab, opened, thumbprint
 
-pytestmark = [pytest.mark.slow, pytest.mark.vmware]
+pytestmark = [pytest.mark.slow, pytest.mark.vmware, pytest.mark.builds]
 
 LATER = 24 * 3600
 

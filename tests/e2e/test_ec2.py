@@ -25,8 +25,9 @@ from phoenix_fleet.rollout.progress import Progress
 from tests.contract.machinery import KnownConnections, wait_for
 from tests.e2e.impostor import answering_instead
 from tests.e2e.refresh import Ground, check_halted, make_key, refresh_under_traffic
+from tests.sampling import machines_of_the_day
 
-pytestmark = [pytest.mark.e2e, pytest.mark.ec2, pytest.mark.docker]
+pytestmark = [pytest.mark.e2e, pytest.mark.ec2, pytest.mark.docker, machines_of_the_day("ec2")]
 FLEETS = {
     "web": {"haproxy": {"connection": "haproxy", "backend": BACKEND, "port": PORT, "check_interval_ms": 400}},
     "store": {"elbv2": {"target_group": "", "port": PORT}},

@@ -25,9 +25,9 @@ from phoenix_fleet.rollout import sshprobe
 from tests.bench.peers.ground import BAD, NEW, OLD, QUICK, SLOW, Visitor
 from tests.contract.machinery import KnownConnections, wait_for
 from tests.e2e.virtual import FAMILY, World, disks, world
-from tests.sampling import WHOLE
+from tests.sampling import WHOLE, machines_of_the_day
 
-pytestmark = [pytest.mark.e2e, pytest.mark.libvirt, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.libvirt, pytest.mark.timeout(1500), machines_of_the_day("qemu")]
 
 
 @dataclass(frozen=True)

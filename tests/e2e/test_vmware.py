@@ -21,8 +21,9 @@ from phoenix_fleet.rollout.progress import Progress
 from tests.contract.machinery import KnownConnections, wait_for
 from tests.e2e.impostor import answering_instead
 from tests.e2e.refresh import Ground, check_halted, make_key, refresh_under_traffic
+from tests.sampling import machines_of_the_day
 
-pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.vmware]
+pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.vmware, machines_of_the_day("vmware")]
 BALANCER = {"haproxy": {"connection": "haproxy", "backend": BACKEND, "port": PORT, "check_interval_ms": 400}}
 
 

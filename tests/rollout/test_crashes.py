@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 Stage = Callable[..., Scene]
 
-SAMPLE = 40
+SAMPLE = 25
 """Of every generation so many worlds are played where playing all would take too long."""
 SEED = 2026
 LARGE, OF_LARGE = 5, 120

@@ -24,7 +24,7 @@ from tests.rollout.acts import mutations
 from tests.rollout.chaos import NEWER, Chaos
 from tests.rollout.scene import NEW, OLD, Scene
 
-SAMPLE = int(os.environ.get("PHOENIX_MID_STATES", "40"))
+SAMPLE = int(os.environ.get("PHOENIX_MID_STATES", "25"))
 FIRST = int(os.environ.get("PHOENIX_MID_STATES_FROM", "0"))
 HOUR = timedelta(hours=1)
 MOST_RESUMED = 8

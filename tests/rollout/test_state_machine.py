@@ -168,4 +168,4 @@ def run(examples: int, *, random: bool = False) -> None:
 @pytest.mark.slow
 def test_stories_without_a_violation() -> None:
     """Some 0.7 s of one core each, so an eighth of the whole by default."""
-    run(int(os.environ.get("PHOENIX_STORIES", "1000" if WHOLE else "120")))
+    run(int(os.environ.get("PHOENIX_STORIES", "1000" if WHOLE else "90")))
