@@ -115,7 +115,8 @@ class _Inspection:
         self._twice(path, "components", family.components)
         self._twice(path, "targets", family.platforms)
         if family.left_out:
-            self.found.warnings.append(f"{path}: PHOENIX_TARGETS leaves out {', '.join(family.left_out)}.")
+            nothing = "" if family.targets else ": nothing is left, so it has no DAG here"
+            self.found.warnings.append(f"{path}: PHOENIX_TARGETS leaves out {', '.join(family.left_out)}{nothing}.")
         for index, target in enumerate(family.targets):
             self._exists(path, ("targets", index, "build", "template"), family.home / target.build.template)
         for name in family.components:
@@ -193,8 +194,9 @@ class _Inspection:
         if fleet.required_rung is Rung.CERTIFIED and family.stage.fleet != fleet.name:
             message = f"only the staging fleet of {family.name} may say certified, and that is '{family.stage.fleet}'."
             self._tell(path, ("requires",), message, "Write requires: released.")
-        if fleet.platform.name not in family.platforms:
-            message = f"{family.name} is built only for {', '.join(family.platforms)}, not for {fleet.platform.name}."
+        built = [*family.platforms, *family.left_out]
+        if fleet.platform.name not in built:
+            message = f"{family.name} is built only for {', '.join(built)}, not for {fleet.platform.name}."
             self._tell(path, ("platform",), message, f"Add {fleet.platform.name} to the targets of {family.name}.")
         if not (family.home / "environments" / f"{fleet.environment}.yaml").is_file():
             names = sorted(file.stem for file in family.home.glob("environments/*.yaml"))

@@ -328,7 +328,7 @@ class Project:
         document = yamlfile.read(path)
         family = document.check(ImageFamily)
         object.__setattr__(family, "_home", path.parent)
-        kept, left_out = chosen(family.targets, path)
+        kept, left_out = chosen(family.targets)
         object.__setattr__(family, "targets", kept)
         object.__setattr__(family, "_left_out", left_out)
         _same_name(document, "family", family.family, path.parent.name)

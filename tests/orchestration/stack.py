@@ -226,6 +226,7 @@ class Stack(PostgresAirflow):
             "AIRFLOW_CONN_ALERTS_WEBHOOK": json.dumps({"conn_type": "http", "host": HOST, "port": 1}),
             "AIRFLOW_CONN_FRONT": json.dumps({"conn_type": "http", "host": HOST, "port": 1}),
             "PHOENIX_INCLUDE": str(include),
+            "PHOENIX_TARGETS": "",  # the lab has Docker alone, and these are built for fakes
             **settings,
         }
         self.catalog = Catalog(self.catalog_url)

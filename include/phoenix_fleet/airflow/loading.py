@@ -26,7 +26,8 @@ def families(dag_id: str = "") -> Iterator[tuple[ImageFamily, Fleet]]:
                 staging = project.fleet(family.stage.fleet)
             except InvalidConfig:
                 continue  # told by raise_if_broken
-            yield family, staging
+            if family.targets:  # otherwise nothing of it is built here, as `phoenix validate` tells
+                yield family, staging
 
 
 def fleets(dag_id: str = "") -> Iterator[Fleet]:

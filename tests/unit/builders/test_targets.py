@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from phoenix_fleet import cli_validate
 from phoenix_fleet.config import Project
 from phoenix_fleet.domain.errors import InvalidConfig
 from tests.unit import projects
@@ -49,13 +50,22 @@ def test_a_deployment_chooses(
     assert (family.platforms, family.left_out) == (platforms, left_out)
 
 
-@pytest.mark.parametrize(("said", "told"), [("dockr", "dockr, which is no platform"), ("vmware", "asks for vmware")])
-def test_a_choice_that_cannot_be_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, told: str
-) -> None:
-    monkeypatch.setenv("PHOENIX_TARGETS", said)
-    with pytest.raises(InvalidConfig, match=told):
+def test_a_choice_of_what_is_no_platform_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHOENIX_TARGETS", "dockr")
+    with pytest.raises(InvalidConfig, match="dockr, which is no platform"):
         Project(include(tmp_path)).family("base")
+
+
+def test_what_is_built_elsewhere_is_no_mistake_and_its_fleets_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHOENIX_TARGETS", "vmware")
+    project = Project(include(tmp_path))
+    family = project.family("base")
+    assert (family.platforms, family.left_out) == ([], ("fake", "ec2"))
+    found = cli_validate.inspect(project, tmp_path / "airflow_settings.yaml")
+    assert found.mistakes == []
+    assert any("nothing is left, so it has no DAG here" in each for each in found.warnings)
 
 
 @pytest.mark.parametrize(
