@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -59,11 +60,13 @@ class DataVolumes(Volumes):
     VolumeSettings = VolumeSettings
     settings: Any
 
+    @abstractmethod
     def _host(self, what: str) -> AbstractContextManager[Any]:
-        raise NotImplementedError
+        """The driver's own."""
 
+    @abstractmethod
     def _ours(self, host: Any, instance_id: str) -> tuple[Any, view.Seen]:
-        raise NotImplementedError
+        """The driver's own."""
 
     def list_volumes(self, fleet: str) -> Sequence[Volume]:
         """Every volume in the pool that is named as a data volume of that fleet."""

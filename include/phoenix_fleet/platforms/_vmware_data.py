@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -48,8 +49,9 @@ class DataVolumes(Volumes):
     VolumeSettings = VolumeSettings
     settings: Any
 
+    @abstractmethod
     def _ask(self, what: str, do: Callable[[Any], Given], settings: Any = None) -> Given:
-        raise NotImplementedError
+        """The driver's own."""
 
     def list_volumes(self, fleet: str) -> Sequence[Volume]:
         """Every VMDK in our folder of the fleet's datastore that is named as a data volume of that fleet."""
