@@ -74,15 +74,17 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _make_base(folder: Path) -> None:
-    wheels, seed = folder / "wheels", folder / "seed.tar"
-    download = subprocess.Popen(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--require-hashes",
-         "--no-deps", "--only-binary=:all:", "--python-version=3.11", "--dest", str(wheels), "-r", "requirements.txt"],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    packages = "ca-certificates,python3,python3-venv"
+    wheels, seed, log = folder / "wheels", folder / "seed.tar", folder / "download.log"
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+           "--python-version=3.11", "--only-binary=:all:", "--dest", str(wheels)]  # fmt: skip
+    # libvirt's library exists as source alone, and what builds it is no part of the lock
+    locked = [*pip, "--require-hashes", "--no-binary=libvirt-python", "-r", "requirements.txt"]
+    with log.open("wb") as told:
+        download = subprocess.Popen(locked, cwd=ROOT, stdout=told, stderr=subprocess.STDOUT)
+    run(*pip, "setuptools")
+    packages = "ca-certificates,python3,python3-venv,python3-dev"
     run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}", "bookworm", str(seed))
-    assert download.wait(timeout=600) == 0, "the locked wheels could not be downloaded"
+    assert download.wait(timeout=600) == 0, f"the locked packages could not be downloaded: {log.read_text()[-4000:]}"
     run("docker", "import", str(seed), SEED)
     (folder / "Dockerfile").write_text(BASE_DOCKERFILE)
     run("docker", "build", "-t", BASE, str(folder))
