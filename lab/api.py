@@ -14,6 +14,8 @@ from phoenix_fleet.domain.errors import TimedOut, Unavailable
 
 COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 ENDED = ("success", "failed")
+PATIENCE = 120.0
+"""Seconds for one answer: on a host that does much else, Airflow's server gets its turn late."""
 READING = 3.0
 """Seconds that whoever answers takes to read the question."""
 SETTLED_WITHIN = 60.0
@@ -27,7 +29,7 @@ class AirflowApi:
         self.url = url
         self.user = user
         self._password = password
-        self._client = httpx.Client(base_url=url, timeout=30)
+        self._client = httpx.Client(base_url=url, timeout=PATIENCE)
 
     def close(self) -> None:
         """Let go of connections."""

@@ -23,7 +23,7 @@ from lab.world import Lab, alone
 from phoenix_fleet.domain.windows import Window
 from tests.e2e.browser import Browser
 
-pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(2400)]
 IMAGE, FLEET = "image.debian-base", "fleet.web"
 
 
@@ -140,12 +140,13 @@ def halt_and_resume(ui: Ui, run_id: str) -> None:
     wait_for_step(ui, "web-03", ("ready", "configure"))
     operate(ui, "halt", "the shop rings")
     assert ui.wait_until_ended(FLEET, run_id) == "failed"
-    refused = told_by_machine(ui, run_id)
-    assert set(refused) == {"web-03", "web-04"}
+    refused, left = told_by_machine(ui, run_id), machines_left(ui)
+    assert set(refused) == left
+    assert "web-04" in left
     assert all("halted by demo: the shop rings" in told for told in refused.values()), refused
     clear_only_failed(ui, run_id)
     assert ui.wait_until_ended(FLEET, run_id) == "failed", "clearing is no resuming"
-    assert set(told_by_machine(ui, run_id)) == {"web-03", "web-04"}
+    assert set(told_by_machine(ui, run_id)) == machines_left(ui) == left
     operate(ui, "resume", "it was the wrong number")
     clear_only_failed(ui, run_id)
 
@@ -153,7 +154,7 @@ def halt_and_resume(ui: Ui, run_id: str) -> None:
 def operate(ui: Ui, action: str, reason: str) -> None:
     ui.api.unpause("operate")
     run_id = ui.api.trigger("operate", {"fleet": "web", "action": action, "reason": reason})
-    assert ui.wait_until_ended("operate", run_id, 60) == "success"
+    assert ui.wait_until_ended("operate", run_id, 600) == "success"
 
 
 def clear_only_failed(ui: Ui, run_id: str) -> None:
@@ -171,9 +172,19 @@ def told_by_machine(ui: Ui, run_id: str) -> dict[str, str]:
     return {task["rendered_map_index"]: str(ui.api.log(task)) for task in failed}
 
 
+def machines_left(ui: Ui) -> set[str]:
+    """The slots that the running rollout has not replaced: where the halt met it depends on how busy the host is."""
+    catalog = ui.lab.catalog()
+    rollout = catalog.rollouts.current("web")
+    assert rollout is not None
+    left = {slot.slot for slot in catalog.rollouts.slots(rollout.id) if slot.state != "done"}
+    catalog.close()
+    return left
+
+
 def wait_for_step(ui: Ui, slot: str, steps: tuple[str, ...]) -> None:
     catalog = ui.lab.catalog()
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     try:
         while time.monotonic() < deadline:
             rollout = catalog.rollouts.current("web")
@@ -240,7 +251,7 @@ def backfill_by_form(ui: Ui, dag_id: str, windows: list[str]) -> None:
 
 def wait_for_backfill(ui: Ui, dag_id: str, number: int) -> list[dict[str, str]]:
     """The runs of the backfill once all of them have ended."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while True:
         found = ui.api.get(f"dags/{dag_id}/dagRuns", limit=50)["dag_runs"]
         runs = [run for run in found if run["run_type"] == "backfill"]
