@@ -42,8 +42,8 @@ class Contestant(ABC):
 
     @contextmanager
     @abstractmethod
-    def fleet(self, name: str, size: int) -> Iterator[int]:
-        """A fleet of that size on the old release; the port that visitors come to. Removed afterwards."""
+    def fleet(self, name: str, size: int) -> Iterator[int | None]:
+        """A fleet of that size on the old release; the port that visitors come to, if they can. Removed afterwards."""
 
     @abstractmethod
     def refresh(self, name: str, size: int, release: str) -> tuple[str, float]:

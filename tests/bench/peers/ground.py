@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -141,16 +142,31 @@ class Visitor(threading.Thread):
                 guest.start()
 
     def _visit(self, path: str) -> None:
-        connection = http.client.HTTPConnection(HOST, self._port, timeout=15)
-        try:
-            connection.request("GET", path)
-            reply = connection.getresponse()
-            said = reply.read().decode().strip()
-            self.answers[said if reply.status == 200 else "failed"] += 1
-        except (OSError, http.client.HTTPException):
-            self.answers["failed"] += 1
-        finally:
-            connection.close()
+        self.answers[_asked(self._port, path, 15) or "failed"] += 1
+
+
+def visited(port: int, path: str, seconds: float) -> bool:
+    """Whether a visitor gets an answer there within so many seconds."""
+    give_up = time.monotonic() + seconds
+    while not _asked(port, path, 1):
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _asked(port: int, path: str, seconds: float) -> str:
+    """The release that answers, and nothing if none does or not well."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=seconds)
+    try:
+        connection.request("GET", path)
+        reply = connection.getresponse()
+        said = reply.read().decode().strip()
+        return said if reply.status == 200 else ""
+    except (OSError, http.client.HTTPException):
+        return ""
+    finally:
+        connection.close()
 
 
 def known(ground: Ground, names: Sequence[str]) -> list[Connection]:

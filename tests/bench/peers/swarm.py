@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tests.bench.peers.contest import Contestant, settled
-from tests.bench.peers.ground import HOST, OLD, PORT, Ground
+from tests.bench.peers.ground import HOST, OLD, PORT, QUICK, Ground, visited
 from tests.contract import machinery
 
 HEALTH_SECONDS = 0.5
@@ -17,6 +17,8 @@ HEALTH_SECONDS = 0.5
 PATIENCE = 120.0
 GIVE_UP = 60.0
 """Seconds after which an update that does not end has not ended: Swarm itself goes on trying."""
+MESH_SECONDS = 10.0
+"""Seconds after which its routing mesh, which has a healthy replica behind it, is not going to answer."""
 GATEWAY = "docker_gwbridge"
 """The network that a swarm leaves behind."""
 
@@ -49,8 +51,11 @@ class Swarm(Contestant):
                     self._api.remove_network(GATEWAY)
 
     @contextmanager
-    def fleet(self, name: str, size: int) -> Iterator[int]:
-        """That many replicas; no monitoring after each and no delay between two, so that nothing but work is left."""
+    def fleet(self, name: str, size: int) -> Iterator[int | None]:
+        """That many replicas; no monitoring after each and no delay between two, so that nothing but work is left.
+
+        Nobody gets to the published port where the kernel has no IPVS, on which Swarm's routing mesh is built.
+        """
         front = machinery.free_port()
         machinery.output(
             [
@@ -66,7 +71,7 @@ class Swarm(Contestant):
         try:
             assert settled(self.ground, Counter({OLD: size}), PATIENCE), "the swarm does not fill the service"
             machinery.wait_for(lambda: self._running(name) == size, "every replica to be healthy", PATIENCE)
-            yield front
+            yield front if visited(front, QUICK, MESH_SECONDS) else None
         finally:
             self._api.remove_service(name)
             assert settled(self.ground, Counter(), PATIENCE), "the swarm does not remove its machines"

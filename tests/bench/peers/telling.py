@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -42,12 +43,12 @@ def table(found: Found) -> str:
     for (name, size), seen in sorted(found.refreshes.items(), key=lambda item: (item[0][1], found.each(*item[0]))):
         all_of_them = sorted(each.seconds / size for each in seen)
         paused = statistics.median(each.paused for each in seen) / size
-        sent = sum(each.answers.total() for each in seen)
+        answers = sum((each.answers for each in seen), Counter[str]())
         each, ratio = found.each(name, size), found.each(name, size) / found.each(Swarm.name, size)
         lines.append(
             f"| {size} | {name} | {each:.2f} | {all_of_them[0]:.2f} … {all_of_them[-1]:.2f} "
             f"| {f'{paused:.2f}' if paused else 'not known'} | {ratio:.1f} "
-            f"| {sent} | {sum(each.answers['failed'] for each in seen)} | {max(each.load for each in seen):.1f} |"
+            f"| {_requests(answers)} | {max(each.load for each in seen):.1f} |"
         )
     return "\n".join(lines)
 
@@ -61,8 +62,8 @@ def hazards(found: Found) -> str:
     for (name, hazard), seen in sorted(found.hazards.items(), key=lambda item: item[0][1], reverse=True):
         others = seen.machines.total() - seen.machines[OLD] - seen.machines[NEW]
         lines.append(
-            f"| {HAZARDS[hazard]} | {name} | {_short(seen.ended)} | {seen.seconds:.1f} | {seen.answers.total()} "
-            f"| {seen.answers['failed']} | {seen.machines[OLD]} | {seen.machines[NEW]} | {others} |"
+            f"| {HAZARDS[hazard]} | {name} | {_short(seen.ended)} | {seen.seconds:.1f} | {_requests(seen.answers)} "
+            f"| {seen.machines[OLD]} | {seen.machines[NEW]} | {others} |"
         )
     return "\n".join(lines)
 
@@ -81,6 +82,11 @@ def report(found: Found) -> str:
             health=HEALTH_SECONDS,
         )
     )
+
+
+def _requests(answers: Counter[str]) -> str:
+    """Two columns: how many, and how many failed."""
+    return f"{answers.total()} | {answers['failed']}" if answers else "none got there |"
 
 
 def _short(ended: str) -> str:
