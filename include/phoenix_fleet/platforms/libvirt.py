@@ -22,6 +22,7 @@ from phoenix_fleet.platforms import _libvirt_identity as identity
 from phoenix_fleet.platforms import _libvirt_images as images
 from phoenix_fleet.platforms import _libvirt_probe as probe
 from phoenix_fleet.platforms import _libvirt_seed as seeds
+from phoenix_fleet.platforms import _libvirt_session as sessions
 from phoenix_fleet.platforms import _libvirt_settings as chosen
 from phoenix_fleet.platforms import _libvirt_view as view
 from phoenix_fleet.platforms import _libvirt_volumes as volumes
@@ -44,7 +45,7 @@ class Driver(DataVolumes, Platform):
     # So many calls a libvirtd serves at once by default: max_workers in libvirtd.conf.
     limits = Quota(at_once=20)
 
-    def __init__(self, settings: Any, connections: Connections, *, opener: hosts.Opener = hosts.opened) -> None:
+    def __init__(self, settings: Any, connections: Connections, *, opener: hosts.Opener = sessions.opened) -> None:
         super().__init__(settings, connections)
         self._opener = opener
 
