@@ -162,15 +162,15 @@ class Driver(DataVolumes, Platform):
         return None
 
     def _define(self, host: Any, pool: Any, settings: chosen.Settings, image: images.Base, intent: LaunchIntent) -> Any:
-        if volumes.find(pool, image.name) is None:
+        if (below := volumes.find(pool, image.name)) is None:
             volumes.refresh(pool)
-            if volumes.find(pool, image.name) is None:
+            if (below := volumes.find(pool, image.name)) is None:
                 raise InvalidSpec(
                     f"launch {intent.name}: there is no volume {image.name} in the pool '{settings.pool}'.",
                     remedy="Build the image again, or restore the pool.",
                 )
         uuid = view.uuid_of(intent.token, intent.fingerprint)
-        kind = probe.kind(host, settings)
+        kind = probe.kind(host, settings, below.path(), image.form)
         own = volumes.names(uuid, seed=settings.seed == "nocloud", console=kind != "xen")
         where = volumes.folder(pool)
         key = self._host_key(settings, uuid)
