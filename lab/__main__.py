@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lab import ec2_lab, qemu_host, vmware_lab, xen_host
+from lab import ec2_lab, leftovers, qemu_host, vmware_lab, xen_host
 from lab.places import Places
 from lab.world import Lab, alone
 from phoenix_fleet.domain.errors import PhoenixError
@@ -21,8 +21,19 @@ app.add_typer(xen_host.app, name="xen")
 console = Console(stderr=True)
 
 
+def _say(line: str) -> None:
+    console.print(f"· {line}", highlight=False)
+
+
+@qemu_host.app.callback()
+@xen_host.app.callback()
+def _sweep(context: typer.Context) -> None:
+    if context.invoked_subcommand != "status":
+        leftovers.sweep(_say)
+
+
 def _lab() -> Lab:
-    return Lab(Places.find(), lambda line: console.print(f"· {line}", highlight=False))
+    return Lab(Places.find(), _say)
 
 
 @app.command()

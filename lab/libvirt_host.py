@@ -51,32 +51,51 @@ class LibvirtHost:
     def start(self) -> None:
         """Start it unless it runs; returns once it answers and its pool is there."""
         if not self.running:
-            self._prepare()
-            with open(self.folder / "libvirtd.out", "ab") as output:
-                self._process = subprocess.Popen(
-                    self._argv(),
-                    env=self._environment(),
-                    cwd=self.folder,
-                    stdout=output,
-                    stderr=output,
-                    user=self._user(),
-                    start_new_session=True,
-                )
-            self._pid.write_text(str(self._process.pid))
-        self._wait()
+            self._launch()
+        host = self._answering()
+        try:
+            self._furnish(host)
+        finally:
+            host.close()
 
     def stop(self) -> None:
-        """End its guests, and then itself; harmless if it does not run."""
-        if not self.running:
+        """End its guests, and then itself; harmless if it was not started.
+
+        :raises Unavailable: it was killed, and does not come up again to end its guests.
+        """
+        if not self._pid.exists():
             return
+        if not self.running:  # it was killed, and its guests live on
+            if self._process:
+                self._process.wait()
+            self._launch()
+            self._answering().close()
         with suppress(Exception):
             self._end_guests()
-        pid = int(self._pid.read_text())
-        os.kill(pid, signal.SIGTERM)
-        end = time.monotonic() + _PATIENCE
+        self._end()
+        self._pid.unlink()
+
+    def _launch(self) -> None:
+        self._prepare()
+        with open(self.folder / "libvirtd.out", "ab") as output:
+            self._process = subprocess.Popen(
+                self._argv(),
+                env=self._environment(),
+                cwd=self.folder,
+                stdout=output,
+                stderr=output,
+                user=self._user(),
+                start_new_session=True,
+            )
+        self._pid.write_text(str(self._process.pid))
+
+    def _end(self) -> None:
+        pid = self.pid
+        end, signals = time.monotonic(), [signal.SIGKILL, signal.SIGTERM]
         while self.running:
-            if time.monotonic() > end:
-                os.kill(pid, signal.SIGKILL)
+            if signals and time.monotonic() >= end:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signals.pop())
                 end += _PATIENCE
             time.sleep(0.05)
         if self._process:
@@ -136,32 +155,26 @@ class LibvirtHost:
             "XDG_CACHE_HOME": str(self.folder / "cache"),
         }
 
-    def _wait(self) -> None:
+    def _answering(self) -> Any:
+        """A connection to it, once it answers. :raises Unavailable: it does not."""
         import libvirt
 
         libvirt.registerErrorHandler(lambda *_: None, None)
         end = time.monotonic() + _PATIENCE
         while True:
             try:
-                host = libvirt.open(self.uri)
-                break
+                return libvirt.open(self.uri)
             except libvirt.libvirtError as error:
                 if time.monotonic() > end or not self.running:
                     raise Unavailable(f"The lab's libvirtd does not answer: {error}") from error
                 time.sleep(0.1)
-        try:
-            self._furnish(host)
-        finally:
-            host.close()
 
     def _furnish(self, host: Any) -> None:
         """What it has once it answers."""
         have_pool(host, self.pool_folder)
 
     def _end_guests(self) -> None:
-        import libvirt
-
-        host = libvirt.open(self.uri)
+        host = self._answering()
         try:
             self._clear(host)
         finally:

@@ -99,11 +99,7 @@ class QemuHost(LibvirtHost):
             yield host
 
     def stop(self) -> None:
-        """End its guests, its network, and then itself; harmless if it was never started."""
-        if not self.folder.exists():
-            return
-        if not self.running:  # it was killed, and its guests live on
-            self.start()
+        """End its guests, its network, and then itself; harmless if it was not started."""
         super().stop()
         with suppress(OSError, ValueError):
             for each in json.loads((self.folder / "made.json").read_text()):
@@ -119,9 +115,10 @@ class QemuHost(LibvirtHost):
             raise InvalidConfig("The lab's libvirt host with a network needs root.", remedy="Run it through sudo.")
         for name in (*_PLACES, "etc/qemu", "lib/boot", "lib/images"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        boot = self._boot()
-        shutil.copy(boot.kernel, self.folder / "lib" / "boot" / "vmlinux")
-        (self.folder / "lib" / "boot" / "initrd").write_bytes(boot.initrd)
+        if not self._pid.exists():  # it is not there to end what one that was killed has left
+            boot = self._boot()
+            shutil.copy(boot.kernel, self.folder / "lib" / "boot" / "vmlinux")
+            (self.folder / "lib" / "boot" / "initrd").write_bytes(boot.initrd)
         for name, line in _ACCOUNTS.items():
             known = Path("/etc", name).read_text()
             (self.folder / name).write_text(known if "libvirt-qemu:" in known else known + line)

@@ -208,7 +208,8 @@ class XenHost:
         return ""
 
     def _clean(self) -> None:
-        subprocess.run(["ip", "link", "delete", TAP], capture_output=True, check=False)
+        if not _tap_is_used():
+            subprocess.run(["ip", "link", "delete", TAP], capture_output=True, check=False)
         shutil.rmtree(self.home, ignore_errors=True)
 
 
@@ -256,6 +257,14 @@ def _make_host(folder: Path, boot: tiny.Boot) -> None:
         shutil.copy(boot.kernel, target / "vmlinux")
         (target / "initrd").write_bytes(boot.initrd)
         roots.disk(made, folder / "disk.qcow2", "4G")
+
+
+def _tap_is_used() -> bool:
+    """Whether an emulator is at it, and so another lab's: it has a carrier only as long."""
+    try:
+        return Path("/sys/class/net", TAP, "carrier").read_text().strip() == "1"
+    except OSError:  # there is none, or it is down
+        return False
 
 
 def _make_tap() -> None:

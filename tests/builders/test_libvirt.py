@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lab import temporary
 from lab.libvirt_host import POOL, LibvirtHost
 from phoenix_fleet import packer
 from phoenix_fleet.builders import _libvirt_disk as disks
@@ -23,9 +23,11 @@ from phoenix_fleet.builders.base import Run
 from phoenix_fleet.config import ImageFamily, Project
 from phoenix_fleet.connections import Connection
 from phoenix_fleet.domain.errors import BuildFailed, InvalidConfig, InvalidSpec
-from phoenix_fleet.domain.models import Instance, LaunchIntent
+from phoenix_fleet.domain.models import Artefact, Instance, LaunchIntent
 from phoenix_fleet.domain.windows import Version
 from phoenix_fleet.platforms import _libvirt_images as images
+from phoenix_fleet.platforms import _libvirt_probe as probe
+from phoenix_fleet.platforms import _libvirt_session as sessions
 from phoenix_fleet.platforms import _libvirt_volumes as volumes
 from phoenix_fleet.platforms import libvirt as driver
 from tests.builders import families
@@ -43,15 +45,15 @@ class Crash(BaseException):
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[LibvirtHost]:
-    folder = Path(tempfile.mkdtemp(prefix="plv-", dir="/tmp"))
-    folder.chmod(0o755)
-    found = LibvirtHost(folder)
-    try:
-        found.start()
-        yield found
-    finally:
-        found.stop()
-        shutil.rmtree(folder)
+    with temporary.folder(temporary.HOSTS) as folder:
+        folder.chmod(0o755)
+        found = LibvirtHost(folder)
+        try:
+            found.start()
+            yield found
+        finally:
+            sessions.close_all()
+            found.stop()
 
 
 class Place:
@@ -214,7 +216,9 @@ def test_what_cannot_work_is_said_at_once(place: Place, monkeypatch: pytest.Monk
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not WHOLE, reason="an emulated machine installs for eight minutes; scripts/test --whole")
-def test_a_disk_from_scratch_is_provisioned_and_boots_by_itself(place: Place, tmp_path: Path) -> None:
+def test_a_disk_from_scratch_is_provisioned_and_boots_by_itself(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     family: ImageFamily = Project.find().family("debian-base")
     declared = family.target("libvirt")
     target = declared.model_copy(
@@ -236,6 +240,7 @@ def test_a_disk_from_scratch_is_provisioned_and_boots_by_itself(place: Place, tm
     assert [path.name for path in workdir.iterdir()] == ["packer.log"]
     ((artefact, _),) = place.driver().list_images("debian-base")
     assert artefact.reference == made
+    check_kernel_is_heard(place, artefact, monkeypatch)
     born = place.driver().launch(
         LaunchIntent(
             "t", "t-01", "test", 1, "debian-base", families.VERSION, artefact, "ssh-ed25519 AAAA x", place.platform
@@ -246,6 +251,15 @@ def test_a_disk_from_scratch_is_provisioned_and_boots_by_itself(place: Place, tm
         assert all(key.startswith("ssh-ed25519 ") for key in keys)
     finally:
         place.driver().terminate(born.id)
+
+
+def check_kernel_is_heard(place: Place, artefact: Artefact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through GRUB, from a disk that the guest cannot change."""
+    monkeypatch.setattr(probe, "PATIENCE", timedelta(minutes=3))  # emulated
+    disk = str(place.host.pool_folder / images.parse(artefact, POOL).name)
+    with sessions.opened(place.connections["libvirt"]) as api:
+        assert probe.boots(api, "qemu", place.driver().settings, disk, "qcow2")
+        assert [each.name() for each in api.listAllDomains(0)] == []
 
 
 def _running(place: Place, born: Instance) -> Instance:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +17,7 @@ import docker
 import docker.errors
 import httpx
 
+from lab.places import REPOSITORY
 from phoenix_fleet.connections import Connection
 from phoenix_fleet.domain.errors import InvalidConfig
 
@@ -164,3 +167,34 @@ class Restartable:
 def output(argv: list[str], *, check: bool = True) -> str:
     """What a program wrote on its standard output."""
     return subprocess.run(argv, check=check, capture_output=True, text=True).stdout
+
+
+_TELLING = """
+import sys, time
+from pathlib import Path
+from lab import qemu_host, temporary
+from lab.libvirt_host import LibvirtHost
+
+def tell(what):
+    Path(sys.argv[1] + ".part").write_text(str(what))
+    Path(sys.argv[1] + ".part").rename(sys.argv[1])
+    time.sleep(600)
+"""
+
+
+def killed_when_ready(program: str, told: Path, seconds: float = 120) -> str:
+    """What a program with labs at hand said with ``tell``; it was killed at that moment, and cleared nothing up."""
+    path = os.pathsep.join(str(REPOSITORY / each) for each in ("", "include"))
+    argv = [sys.executable, "-c", _TELLING + program, str(told)]
+    process = subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": path})
+    try:
+
+        def ready() -> bool:
+            assert process.poll() is None, f"it ended by itself: {process.returncode}"
+            return told.exists()
+
+        wait_for(ready, "the program to be ready", seconds)
+    finally:
+        process.kill()
+        process.wait()
+    return told.read_text()

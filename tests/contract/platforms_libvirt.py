@@ -11,12 +11,9 @@ import hashlib
 import io
 import itertools
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 from unittest import mock
 from xml.etree import ElementTree as ET
@@ -26,12 +23,13 @@ import pycdlib
 import pytest
 import yaml
 
+from lab import leftovers, temporary
 from lab.libvirt_host import POOL, LibvirtHost
 from phoenix_fleet.connections import Connection
 from phoenix_fleet.domain.errors import Unavailable
 from phoenix_fleet.domain.models import OWNER, Artefact, LaunchIntent
 from phoenix_fleet.domain.volumes import VolumeIntent
-from phoenix_fleet.platforms import _libvirt_host
+from phoenix_fleet.platforms import _libvirt_session
 from phoenix_fleet.platforms import libvirt as driver
 from tests.contract.machinery import KnownConnections
 
@@ -49,7 +47,16 @@ _CODE = bytes.fromhex(
 )
 _BEFORE = b"\r\n-----BEGIN SSH HOST KEY KEYS-----\r\nssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI\0"
 _AFTER = b" root@lab\r\n-----END SSH HOST KEY KEYS-----\r\n\0"
-_BOOT = (_CODE + _BEFORE + _AFTER).ljust(510, b"\0") + b"\x55\xaa"
+
+
+def boot_sector(before: bytes = _BEFORE) -> bytes:
+    """One that prints ``before`` in the place of the key block's begin."""
+    if len(before) > len(_BEFORE) or not before.ljust(len(_BEFORE), b"\0").endswith(b"\0"):
+        raise ValueError(f"{before!r} is longer than what stands there.")
+    return (_CODE + before.ljust(len(_BEFORE), b"\0") + _AFTER).ljust(510, b"\0") + b"\x55\xaa"
+
+
+_BOOT = boot_sector()
 
 
 class Crash(BaseException):
@@ -130,13 +137,15 @@ class LibvirtLab:
 
         @contextmanager
         def opener(connection: Connection) -> Iterator[Any]:
-            with _libvirt_host.opened(connection) as real:
+            with _libvirt_session.opened(connection) as real:
                 yield Wire(real, meddle or self.meddle)
 
         return driver.Driver(driver.Driver.Settings(**{**self.settings, **settings}), self.connections, opener=opener)
 
-    def artefact(self, family: str, version: str, *, ours: bool = True, form: str = "raw") -> Artefact:
-        content = _BOOT.ljust(_MIB - 8, b"\0") + next(_serial).to_bytes(8, "big")
+    def artefact(
+        self, family: str, version: str, *, ours: bool = True, form: str = "raw", boot: bytes = _BOOT
+    ) -> Artefact:
+        content = boot.ljust(_MIB - 8, b"\0") + next(_serial).to_bytes(8, "big")
         digest = hashlib.sha256(content).hexdigest()
         name = f"{OWNER if ours else 'somebody'}_{family}_{version}_{digest}.{form}"
         self.volume(name, content)
@@ -286,17 +295,18 @@ def _quoted(text: str) -> str:
 @contextmanager
 def opened() -> Iterator[LibvirtLab]:
     """A lab with a libvirtd of its own, in a folder that the user it runs as can reach."""
-    folder = Path(tempfile.mkdtemp(prefix="plv-", dir="/tmp"))
-    folder.chmod(0o755)
-    host = LibvirtHost(folder)
-    try:
-        host.start()
-        lab = LibvirtLab(host)
+    leftovers.sweep(print)
+    with temporary.folder(temporary.HOSTS) as folder:
+        folder.chmod(0o755)
+        host = LibvirtHost(folder)
         try:
-            yield lab
+            host.start()
+            lab = LibvirtLab(host)
+            try:
+                yield lab
+            finally:
+                lab.sweep()
+                lab.api.close()
         finally:
-            lab.sweep()
-            lab.api.close()
-    finally:
-        host.stop()
-        shutil.rmtree(folder)
+            _libvirt_session.close_all()
+            host.stop()

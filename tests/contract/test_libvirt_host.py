@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
+import os
+import signal
 import socket
-import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
+from lab import leftovers, temporary
+from lab.libvirt_host import POOL, LibvirtHost
 from phoenix_fleet.connections import Connection
 from phoenix_fleet.domain.errors import (
     AuthenticationFailed,
@@ -31,10 +33,13 @@ from phoenix_fleet.domain.errors import (
 )
 from phoenix_fleet.domain.ladder import Rung
 from phoenix_fleet.domain.models import LaunchIntent
+from phoenix_fleet.platforms import _libvirt_host
+from phoenix_fleet.platforms import _libvirt_images as images
+from phoenix_fleet.platforms import _libvirt_probe as probe
 from phoenix_fleet.platforms import libvirt as driver
 from tests.contract.libvirt_troubles import broken
-from tests.contract.machinery import KnownConnections
-from tests.contract.platforms_libvirt import LibvirtLab
+from tests.contract.machinery import KnownConnections, killed_when_ready, wait_for
+from tests.contract.platforms_libvirt import LibvirtLab, boot_sector
 
 pytestmark = pytest.mark.libvirt
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0000000000000000000000000000000000000000000 someone@here"
@@ -209,8 +214,6 @@ class TestErrors:
         ],
     )
     def test_each_has_our_word(self, code: str, text: str, expected: type[PhoenixError]) -> None:
-        from phoenix_fleet.platforms import _libvirt_host
-
         found = _libvirt_host.failure("launch web-01", broken(code, text))
 
         assert type(found) is expected
@@ -220,8 +223,6 @@ class TestErrors:
 class TestReaching:
     @pytest.mark.parametrize("listens", [False, True], ids=["nobody is there", "whoever is there says nothing"])
     def test_a_host_that_ssh_does_not_reach_may_be_reached_later(self, tmp_path: Path, listens: bool) -> None:
-        from phoenix_fleet.platforms import _libvirt_host
-
         for name in ("key", "hosts"):
             (tmp_path / name).write_text("none")
         with socket.socket() as other:
@@ -241,29 +242,76 @@ class TestReaching:
 
 
 class TestLab:
-    def test_it_starts_and_stops_as_often_as_one_likes_and_leaves_nothing_running(self) -> None:
-        from lab.libvirt_host import LibvirtHost
+    @pytest.fixture
+    def folder(self) -> Iterator[Path]:
+        with temporary.folder(temporary.HOSTS) as found:
+            found.chmod(0o755)
+            try:
+                yield found
+            finally:
+                LibvirtHost(found).stop()
 
-        folder = Path(tempfile.mkdtemp(prefix="plv-", dir="/tmp"))
-        folder.chmod(0o755)
-        try:
-            host, again = LibvirtHost(folder), LibvirtHost(folder)
-            host.start()
-            pid = host.pid
-            again.start()
-            assert (again.pid, again.running) == (pid, True)
-            host.stop()
-            again.stop()
-            assert not Path(f"/proc/{pid}").exists()
-        finally:
-            LibvirtHost(folder).stop()
-            shutil.rmtree(folder)
+    def test_it_starts_and_stops_as_often_as_one_likes_and_leaves_nothing_running(self, folder: Path) -> None:
+        host, again = LibvirtHost(folder), LibvirtHost(folder)
+        host.start()
+        pid = host.pid
+        again.start()
+        assert (again.pid, again.running) == (pid, True)
+        host.stop()
+        again.stop()
+        assert not Path(f"/proc/{pid}").exists()
+
+    def test_what_one_leaves_that_is_killed_is_ended_when_it_is_stopped(self, folder: Path) -> None:
+        host = LibvirtHost(folder)
+        host.start()
+        with _libvirt_host.opened(Connection("libvirt", extra={"uri": host.uri})) as api:
+            api.createXML(
+                "<domain type='qemu'><name>left</name><memory unit='MiB'>16</memory><os><type>hvm</type></os></domain>"
+            )
+        emulator, daemon = host.qemu("left"), host.pid
+        os.kill(daemon, signal.SIGKILL)
+        wait_for(lambda: not host.running, "its death")
+        assert Path(f"/proc/{emulator}").exists()
+
+        host.stop()
+
+        assert not Path(f"/proc/{emulator}").exists()
+        assert not host.running
 
     def test_a_folder_too_deep_for_sockets_is_refused(self, tmp_path: Path) -> None:
-        from lab.libvirt_host import LibvirtHost
-
         with pytest.raises(InvalidConfig, match="too long"):
             LibvirtHost(tmp_path / "much-too-long-a-name").start()
+
+
+_LAB = """
+with temporary.folder(temporary.HOSTS) as made:
+    made.chmod(0o755)
+    LibvirtHost(made).start()
+    tell(made)
+"""
+
+
+class TestLeftovers:
+    """A lab whose process was killed, and one whose process lives: libvirt's own processes in both."""
+
+    def test_only_what_a_dead_process_left_is_ended(self, tmp_path: Path) -> None:
+        with temporary.folder(temporary.HOSTS) as mine:
+            mine.chmod(0o755)
+            host = LibvirtHost(mine)
+            host.start()
+            try:
+                left = Path(killed_when_ready(_LAB, tmp_path / "told"))
+                assert LibvirtHost(left).running
+                said: list[str] = []
+
+                leftovers.sweep(said.append)
+
+                assert not left.exists()
+                assert [line for line in said if str(left) in line] == said
+                assert (mine.exists(), host.running) == (True, True)
+            finally:
+                host.stop()
+                leftovers.sweep(print)
 
 
 class TestKind:
@@ -272,39 +320,56 @@ class TestKind:
         yield libvirt_lab.api
         assert not [domain for domain in libvirt_lab.api.listAllDomains(0) if "probe" in domain.name()]
 
-    def test_an_emulated_guest_boots(self, host: Any) -> None:
-        from phoenix_fleet.platforms import _libvirt_probe
+    @pytest.fixture
+    def boots(self, libvirt_lab: LibvirtLab, host: Any, fleet: str) -> Callable[..., bool]:
+        """Whether a guest of that kind does whose image prints ``said`` before a block of host keys."""
 
-        assert _libvirt_probe.boots(host, "qemu")
+        def ask(kind: str, said: bytes, **settings: Any) -> bool:
+            artefact = libvirt_lab.artefact(fleet, "2026.11-1", boot=boot_sector(said))
+            disk = libvirt_lab.pool.storageVolLookupByName(images.parse(artefact, POOL).name).path()
+            return probe.boots(host, kind, libvirt_lab.again(**settings).settings, disk, "raw")
 
-    def test_one_that_runs_and_says_nothing_does_not_count(self, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        from phoenix_fleet.platforms import _libvirt_probe
+        return ask
 
-        document = _libvirt_probe._document("qemu")
-        silent = document.replace('<bios useserial="yes" />', "")
-        assert silent != document
-        monkeypatch.setattr(_libvirt_probe, "_document", lambda _kind: silent)
-        monkeypatch.setattr(_libvirt_probe, "PATIENCE", 4)
+    def test_an_emulated_guest_boots_whose_kernel_speaks(self, boots: Callable[..., bool]) -> None:
+        assert boots("qemu", b"[    0.000000] Linux version 6.1.0-41-amd64\r\n")
 
-        assert not _libvirt_probe.boots(host, "qemu")
+    @pytest.mark.parametrize(
+        "said", [b"", b"SeaBIOS (version 1.16.2)\r\n", b"Welcome to GRUB!\r\nLoading Linux 6.1.0 ...\r\n"]
+    )
+    def test_one_in_which_only_others_speak_does_not_count(
+        self, boots: Callable[..., bool], monkeypatch: pytest.MonkeyPatch, said: bytes
+    ) -> None:
+        monkeypatch.setattr(probe, "PATIENCE", timedelta(seconds=4))
 
-    def test_what_is_not_offered_does_not(self, host: Any) -> None:
-        from phoenix_fleet.platforms import _libvirt_probe
+        assert not boots("qemu", said)
 
-        assert not _libvirt_probe.boots(host, "hvf")
+    def test_what_is_not_offered_does_not(self, boots: Callable[..., bool]) -> None:
+        assert not boots("hvf", b"Linux version 6\r\n")
 
-    def test_auto_tries_once_and_takes_what_boots(self, libvirt_lab: LibvirtLab, host: Any) -> None:
-        from phoenix_fleet.platforms import _libvirt_probe
+    def test_a_kernel_that_is_not_there_does_not(self, boots: Callable[..., bool]) -> None:
+        assert not boots("qemu", b"Linux version 6\r\n", kernel="/nowhere/vmlinuz")
 
-        _libvirt_probe._known.clear()
+    def test_auto_tries_once_for_an_image_and_takes_what_boots(
+        self, libvirt_lab: LibvirtLab, host: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[tuple[str, str]] = []
+
+        def boots(_host: Any, kind: str, _settings: Any, disk: str, _form: str) -> bool:
+            asked.append((kind, disk))
+            return disk == "/works"
+
+        monkeypatch.setattr(probe, "boots", boots)
+        monkeypatch.setattr(probe, "_known", {})
         settings = libvirt_lab.again(domain="auto").settings
-        kind = _libvirt_probe.kind(host, settings)
-        begun = time.monotonic()
 
-        assert kind == ("kvm" if _libvirt_probe.boots(host, "kvm") else "qemu")
-        between = time.monotonic()
-        assert _libvirt_probe.kind(host, settings) == kind
-        assert time.monotonic() - between < max(0.05, between - begun)
+        found = [probe.kind(host, settings, disk, "raw") for disk in ("/works", "/hangs", "/works", "/hangs")]
+
+        assert found == ["kvm", "qemu", "kvm", "qemu"]
+        assert asked == [("kvm", "/works"), ("kvm", "/hangs")]
+
+    def test_what_the_settings_say_is_not_tried(self, libvirt_lab: LibvirtLab, host: Any) -> None:
+        assert probe.kind(host, libvirt_lab.again(domain="kvm").settings, "/nowhere", "raw") == "kvm"
 
 
 def connected(lab: LibvirtLab, uri: str) -> driver.Driver:

@@ -46,6 +46,8 @@ class Ground:
     folder: Path
     connections: KnownConnections
     artefacts: Mapping[str, Artefact]
+    """Those of the three releases, by version."""
+    family: str = FAMILY
     lines: list[str] = field(default_factory=list)
     """What the engine has said."""
     fleets: list[str] = field(default_factory=list)
@@ -55,13 +57,13 @@ class Ground:
 
     def __post_init__(self) -> None:
         write_project(self.folder)
-        project.add_family(self.include, FAMILY)
-        role = self.include / "images" / FAMILY / "components" / "app" / "role" / "tasks" / "main.yml"
+        project.add_family(self.include, self.family)
+        role = self.include / "images" / self.family / "components" / "app" / "role" / "tasks" / "main.yml"
         role.write_text(_ROLE)
         self.catalog = Catalog(f"sqlite:///{self.folder / 'catalog.db'}")
         self.catalog.migrate()
         for version, artefact in self.artefacts.items():
-            assert str(project.release(self.catalog, FAMILY, WINDOWS[version], artefact)) == version
+            assert str(project.release(self.catalog, self.family, WINDOWS[version], artefact)) == version
 
     @property
     def include(self) -> Path:
@@ -71,30 +73,35 @@ class Ground:
     def files(self) -> Project:
         return Project(self.include)
 
-    def declare(self, name: str, *, platform: dict[str, Any], balancer: dict[str, Any] | str, size: int = SIZE) -> None:
-        """A fleet file: configured by Ansible over SSH, verified by its own service's answers."""
+    def declare(
+        self, name: str, *, platform: dict[str, Any], balancer: dict[str, Any] | str, size: int = SIZE, **says: Any
+    ) -> None:
+        """A fleet file: configured by Ansible over SSH, verified by its own service's answers, unless it says else."""
         self.fleets.append(name)
+        usual = {
+            "configurator": "ansible",
+            "verify": [{"health": {"port": PORT, "path": "/healthz", "samples": 2, "interval": 0.1}}],
+            "timeouts": _TIMEOUTS,
+        }
         project.add_fleet(
             self.include,
             name,
             size=size,
-            family=FAMILY,
+            family=self.family,
             platform=platform,
             balancer=balancer,
-            configurator="ansible",
-            verify=[{"health": {"port": PORT, "path": "/healthz", "samples": 2, "interval": 0.1}}],
-            timeouts=_TIMEOUTS,
+            **{**usual, **says},
         )
 
     def fill(self, name: str, version: str = OLD) -> None:
         """Every slot with an instance of that release, in service."""
         founder = Founder(self.files, self.connections, self.key.with_suffix(".pub"), self.folder)
-        founder.fill([name], self.catalog.images.get(FAMILY, Version.parse(version)), self.lines.append)
+        founder.fill([name], self.catalog.images.get(self.family, Version.parse(version)), self.lines.append)
         self.founded |= {each.id for each in self.instances(name)}
 
     def refresh(self, name: str, version: str, between: Callable[[Progress], None] = lambda _: None) -> None:
         """The fleet on that release. :raises StepFailed: it was halted."""
-        image = self.catalog.images.get(FAMILY, Version.parse(version))
+        image = self.catalog.images.get(self.family, Version.parse(version))
         proof = self.folder / "proof"
         proof.mkdir(exist_ok=True)
         roll_out(

@@ -11,22 +11,17 @@ from typing import Any, Protocol
 from unittest import mock
 
 import lab.fleet
-from lab import roots, tiny
-from lab.fleet import Founder
+from lab import tiny
+from lab.guests import BAD, NEW, OLD
 from lab.libvirt_host import POOL
-from phoenix_fleet.catalog import Catalog
-from phoenix_fleet.config import Project
 from phoenix_fleet.connections import Connection
-from phoenix_fleet.domain.models import Artefact, Image, Instance, InstanceState
-from phoenix_fleet.domain.windows import Version
+from phoenix_fleet.domain.models import Instance, InstanceState
 from phoenix_fleet.platforms.libvirt import Driver
-from tests.bench.peers.ground import BACKEND, BAD, NEW, OLD, conn_id, control_of, front
+from tests.bench.peers.ground import BACKEND, conn_id, control_of, front
 from tests.contract.machinery import KnownConnections, wait_for
-from tests.orchestration import project
-from tests.orchestration.alone import roll_out
+from tests.e2e.refresh import Ground, make_key
 
-WINDOWS = {OLD: project.OLD, NEW: project.NOW, BAD: project.NEXT}
-FAMILY = "mini"
+FAMILY = "tiny"
 
 
 class Host(Protocol):
@@ -53,23 +48,13 @@ class Census:
 
 @dataclass(frozen=True)
 class World:
-    """A host with three releases in its pool, a catalog that knows them, and one fleet."""
+    """A host with three releases in its pool, and one fleet on it."""
 
     host: Host
-    folder: Path
-    include: Path
-    catalog: Catalog
+    ground: Ground
     fleet: str
-    size: int
-    artefacts: dict[str, Artefact]
-
-    @property
-    def connections(self) -> KnownConnections:
-        return KnownConnections(
-            self.host.connection,
-            Connection("phoenix_ssh", extra={"key_file": str(self.folder / "id")}),
-            Connection(conn_id(self.fleet), extra={"socket": str(control_of(self.folder, self.fleet))}),
-        )
+    images: frozenset[str]
+    """The volumes that were there before any machine."""
 
     @property
     def is_xen(self) -> bool:
@@ -77,34 +62,27 @@ class World:
 
     @property
     def platform(self) -> Driver:
-        return Driver(Driver.Settings(**self.host.settings), self.connections)
+        return Driver(Driver.Settings(**self.host.settings), self.ground.connections)
 
-    def image(self, version: str) -> Image:
-        return self.catalog.images.get(FAMILY, Version.parse(version))
+    @property
+    def public_key(self) -> str:
+        return self.ground.key.with_suffix(".pub").read_text().strip()
 
     def instances(self) -> list[Instance]:
-        return list(self.platform.list_instances(self.fleet))
+        return self.ground.instances(self.fleet)
 
     def versions(self) -> Counter[str]:
         """How many run of each release."""
         return Counter(each.version for each in self.instances() if each.state is InstanceState.RUNNING)
 
-    def refresh(self, version: str) -> None:
-        """The fleet on that release. :raises StepFailed: the rollout is halted."""
-        roll_out(
-            self.catalog, Project(self.include), self.fleet, self.image(version), WINDOWS[version], self.connections,
-            self.folder / "proof",
-        )  # fmt: skip
-
     @contextmanager
     def filled(self) -> Iterator[int]:
         """The fleet on the oldest release, behind a balancer; the port that visitors come to."""
-        with front(self.folder, self.fleet) as balancer:
-            founder = Founder(Project(self.include), self.connections, self.folder / "id.pub", self.folder)
+        with front(self.ground.folder, self.fleet) as balancer:
             try:
-                # Two at once on one emulated processor, where each look is an SSH connection of its own.
-                with mock.patch.multiple(lab.fleet, PATIENCE=600, PAUSE=20 if self.is_xen else 0.3):
-                    founder.fill([self.fleet], self.image(OLD), print)
+                # Two at once on one emulated processor.
+                with mock.patch.multiple(lab.fleet, PATIENCE=600, PAUSE=5 if self.is_xen else 0.3):
+                    self.ground.fill(self.fleet)
                 yield balancer.port
             finally:
                 self.empty()
@@ -123,15 +101,14 @@ class World:
             # Xen's driver lists its host among them, as the domain 0.
             found = [domain for domain in api.listAllDomains(0) if domain.ID() != 0]
             domains = {domain.UUIDString(): bool(domain.isActive()) for domain in found}
-        images = {tiny.volume_of(artefact) for artefact in self.artefacts.values()}
-        return Census(domains, frozenset(names - images), frozenset(names & images))
+        return Census(domains, frozenset(names - self.images), frozenset(names & self.images))
 
-    def expected(self, *, console: bool) -> Census:
-        """What it must hold: the fleet's machines with the volumes that each of them has, and the images."""
-        known = {each.id: True for each in self.instances()}
-        kinds = ("qcow2", "iso", "log") if console else ("qcow2", "iso")
-        images = {tiny.volume_of(artefact) for artefact in self.artefacts.values()}
-        return Census(known, frozenset(f"{each}.{kind}" for each in known for kind in kinds), frozenset(images))
+    def expected(self) -> Census:
+        """What it must hold: the machines that the catalog promises with the volumes of each, and the images."""
+        promised = self.ground.promised()
+        kinds = ("qcow2", "iso") if self.is_xen else ("qcow2", "iso", "log")
+        volumes = frozenset(f"{each}.{kind}" for each in promised for kind in kinds)
+        return Census(dict.fromkeys(promised, True), volumes, self.images)
 
 
 def disks(cache: Path) -> dict[str, Path]:
@@ -140,33 +117,36 @@ def disks(cache: Path) -> dict[str, Path]:
 
 
 @contextmanager
-def world(host: Host, folder: Path, cache: Path, fleet: str, size: int) -> Iterator[World]:
-    """All of it; the machines are gone afterwards, and the host stays."""
-    roots.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", folder / "id")
+def world(
+    host: Host, folder: Path, cache: Path, fleet: str, size: int, others: frozenset[str] = frozenset()
+) -> Iterator[World]:
+    """All of it; the machines are gone afterwards, and the host stays. ``others`` are images that it has already."""
     with host.opened() as api:
         artefacts = {version: tiny.put(api, POOL, FAMILY, version, disk) for version, disk in disks(cache).items()}
-    include = project.write(folder)
-    project.add_fleet(
-        include,
-        fleet,
-        size=size,
-        platform={"libvirt": host.settings},
-        balancer={
-            "haproxy": {
-                "connection": conn_id(fleet),
-                "backend": BACKEND,
-                "port": tiny.PORT,
-                "check_interval_ms": 500,
-            }
-        },
-        configurator="none",
-        verify=[{"health": {"port": tiny.PORT, "path": "/healthz", "samples": 2, "identify": False}}],
+    connections = KnownConnections(
+        host.connection,
+        Connection("phoenix_ssh", extra={"key_file": str(make_key(folder))}),
+        Connection(conn_id(fleet), extra={"socket": str(control_of(folder, fleet))}),
     )
-    catalog = Catalog(f"sqlite:///{folder}/catalog.db")
-    catalog.migrate()
+    ground = Ground(folder, connections, artefacts, FAMILY)
     try:
-        for version, window in WINDOWS.items():
-            assert str(project.release(catalog, FAMILY, window, artefacts[version])) == version
-        yield World(host, folder, include, catalog, fleet, size, artefacts)
+        ground.declare(
+            fleet,
+            size=size,
+            platform={"libvirt": host.settings},
+            balancer={
+                "haproxy": {
+                    "connection": conn_id(fleet),
+                    "backend": BACKEND,
+                    "port": tiny.PORT,
+                    "check_interval_ms": 500,
+                }
+            },
+            configurator="none",
+            verify=[{"health": {"port": tiny.PORT, "path": "/healthz", "samples": 2, "identify": False}}],
+            timeouts={"ready": "1h"},
+        )
+        images = frozenset(tiny.volume_of(artefact) for artefact in artefacts.values())
+        yield World(host, ground, fleet, images | others)
     finally:
-        catalog.close()
+        ground.catalog.close()

@@ -13,36 +13,39 @@ from pathlib import Path
 from phoenix_fleet import processes
 from phoenix_fleet.builders.base import BUILD_ID, NAME, Log, Run
 from phoenix_fleet.domain.errors import TimedOut
+from phoenix_fleet.platforms import _libvirt_probe as probe
 
-_PATIENCE = timedelta(seconds=20)
 _GUEST = re.compile(rf"{NAME}(?P<id>{BUILD_ID})\.(?P<until>\d{{9,12}})")
 
 
 class _Speaks(Exception):
-    """The kernel has printed something."""
+    """The kernel does."""
 
 
 def accelerator(kernel: Path) -> str:
-    """``kvm`` if that kernel comes to print with it, else ``tcg``: what is installed says nothing.
-
-    Nor does the firmware: on hosts that hide features it prints, and the kernel hangs as it leaves real mode.
-    """
+    """``kvm`` if that kernel comes to speak with it, else ``tcg``: what is installed says nothing."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "tcg"
-    argv = ["qemu-system-x86_64", "-machine", "pc,accel=kvm", "-cpu", "max", "-m", "256", "-nodefaults", "-no-reboot"]
-    argv += ["-display", "none", "-serial", "stdio", "-kernel", str(kernel), "-append", "console=ttyS0 panic=-1"]
+    return "kvm" if boots(kernel, "kvm") else "tcg"
+
+
+def boots(kernel: Path, accelerator: str) -> bool:
+    """Whether that kernel comes to speak in a guest of QEMU's with ``kvm`` or ``tcg``, as ``probe`` hears it."""
+    argv = ["qemu-system-x86_64", "-machine", f"pc,accel={accelerator}", "-cpu", "max", "-m", str(probe.MEMORY_MIB)]
+    argv += ["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]
+    argv += ["-kernel", str(kernel), "-append", probe.CMDLINE]
 
     def note(line: str) -> None:
-        if "Linux version" in line:
+        if probe.kernel_speaks(line):
             raise _Speaks
 
     try:
-        processes.run(argv, note, timeout=_PATIENCE, env=processes.bare_environment(), grace=timedelta(seconds=1))
+        processes.run(argv, note, timeout=probe.PATIENCE, env=processes.bare_environment(), grace=timedelta(seconds=1))
     except _Speaks:
-        return "kvm"
+        return True
     except TimedOut:
-        return "tcg"
-    return "tcg"
+        return False
+    return False
 
 
 def guest_name(run: Run) -> str:

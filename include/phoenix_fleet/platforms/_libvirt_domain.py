@@ -32,14 +32,36 @@ def document(
     for tag, what in _ENDS.items():
         add(root, tag, what)
     devices = add(root, "devices")
-    for target, path, form in (("a", paths[DISK], "qcow2"), ("b", paths.get(SEED, ""), "raw")):
-        if path:
-            _disk(devices, kind, target, path, form)
+    _disk(devices, kind, "a", paths[DISK], "qcow2")
+    if seed := paths.get(SEED, ""):
+        # Xen's QEMU (7.2) gives a guest no read-only disk: "device xen-disk failed: Block node is read-only".
+        _disk(devices, kind, "b", seed, "raw", readonly=kind != "xen")
     _interface(devices, settings, kind, mac)
     if kind == "xen":
         add(add(devices, "console", type="pty"), "target", type="xen", port="0")
     else:
         _qemu(root, devices, paths[CONSOLE])
+    return text_of(root)
+
+
+def trial(settings: Settings, *, kind: str, name: str, disk: str, form: str, memory_mib: int) -> str:
+    """What ``createXML`` takes for a guest that boots like a domain of ours on QEMU, with or without KVM, and no more.
+
+    It has the settings' kernel, or the ``disk`` of that ``form``, which it cannot change; no network; and a console.
+    """
+    root = Element("domain", {"type": kind})
+    add(root, "name", name)
+    add(root, "memory", str(memory_mib), unit="MiB")
+    add(root, "vcpu", "1")
+    _boot(root, settings, kind)
+    for tag in _ENDS:
+        add(root, tag, "destroy")
+    _processor(root)
+    devices = add(root, "devices")
+    if not settings.kernel:
+        _disk(devices, kind, "a", disk, form, readonly=True)
+    add(devices, "serial", type="pty")
+    add(devices, "memballoon", model="none")
     return text_of(root)
 
 
@@ -59,7 +81,7 @@ def _boot(root: Element, settings: Settings, kind: str) -> None:
         add(os, "boot", dev="hd")
 
 
-def _disk(devices: Element, kind: str, target: str, path: str, form: str) -> None:
+def _disk(devices: Element, kind: str, target: str, path: str, form: str, *, readonly: bool = False) -> None:
     disk = add(devices, "disk", type="file", device="disk")
     # The form is always said: a guest could write the beginning of another one into a disk whose form is guessed.
     add(disk, "driver", name="qemu", type=form)
@@ -67,8 +89,7 @@ def _disk(devices: Element, kind: str, target: str, path: str, form: str) -> Non
     add(
         disk, "target", dev=f"xvd{target}" if kind == "xen" else f"vd{target}", bus="xen" if kind == "xen" else "virtio"
     )
-    # Xen's QEMU (7.2) gives a guest no read-only disk: "device xen-disk failed: Block node is read-only".
-    if form == "raw" and kind != "xen":
+    if readonly:
         add(disk, "readonly")
 
 
@@ -82,10 +103,7 @@ def _interface(devices: Element, settings: Settings, kind: str, mac: str) -> Non
 
 
 def _qemu(root: Element, devices: Element, console: str) -> None:
-    features = add(root, "features")
-    add(features, "acpi")
-    # All that the emulator, or the processor below KVM, can do (https://libvirt.org/formatdomain.html#cpu-model).
-    add(root, "cpu", mode="maximum")
+    _processor(root)
     serial = add(devices, "serial", type="pty")
     add(serial, "log", file=console, append="on")
     add(serial, "target", port="0")
@@ -94,3 +112,10 @@ def _qemu(root: Element, devices: Element, console: str) -> None:
     random = add(devices, "rng", model="virtio")
     add(random, "backend", "/dev/urandom", model="random")
     add(devices, "memballoon", model="none")
+
+
+def _processor(root: Element) -> None:
+    features = add(root, "features")
+    add(features, "acpi")
+    # All that the emulator, or the processor below KVM, can do (https://libvirt.org/formatdomain.html#cpu-model).
+    add(root, "cpu", mode="maximum")

@@ -1,4 +1,4 @@
-"""A libvirt host behind the ``libvirt`` platform: a connection for one call, and libvirt's errors in our words."""
+"""A libvirt host behind the ``libvirt`` platform: how it is connected to, and libvirt's errors in our words."""
 
 from __future__ import annotations
 
@@ -128,9 +128,22 @@ def _remedy(kind: type[PhoenixError]) -> str:
 
 @contextmanager
 def opened(connection: Connection, *, keepalive: tuple[int, int] | None = KEEPALIVE) -> Iterator[Any]:
-    """A connection of this call's own: none is shared between threads or left open behind anybody.
+    """A new connection, closed when the block ends; ``keepalive`` as for ``connected``."""
+    host = connected(connection, keepalive=keepalive)
+    try:
+        yield host
+    finally:
+        close(host)
+
+
+def connected(connection: Connection, *, keepalive: tuple[int, int] | None = KEEPALIVE) -> Any:
+    """A new connection, which is the caller's to close.
 
     Without ``keepalive`` for what sends so much that the host cannot answer in between.
+
+    :raises InvalidConfig: the connection leads nowhere.
+    :raises AuthenticationFailed: the host is not the one that is known, or does not let us in.
+    :raises Unavailable: it does not answer.
     """
     lib = library()
     target = where(connection)
@@ -139,14 +152,16 @@ def opened(connection: Connection, *, keepalive: tuple[int, int] | None = KEEPAL
         host = _open_in_time(lib, target)
     except lib.libvirtError as error:
         raise _unreachable(connection, target, error) from error
-    try:
-        if keepalive:
-            with suppress(lib.libvirtError):  # a driver inside this process has nothing to keep alive
-                host.setKeepAlive(*keepalive)
-        yield host
-    finally:
-        with suppress(lib.libvirtError):
-            host.close()
+    if keepalive:
+        with suppress(lib.libvirtError):  # a driver inside this process has nothing to keep alive
+            host.setKeepAlive(*keepalive)
+    return host
+
+
+def close(host: Any) -> None:
+    """Close a connection, also one whose other end has gone."""
+    with suppress(library().libvirtError):
+        host.close()
 
 
 def _open_in_time(lib: Any, target: Where) -> Any:

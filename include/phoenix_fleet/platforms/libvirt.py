@@ -22,6 +22,7 @@ from phoenix_fleet.platforms import _libvirt_identity as identity
 from phoenix_fleet.platforms import _libvirt_images as images
 from phoenix_fleet.platforms import _libvirt_probe as probe
 from phoenix_fleet.platforms import _libvirt_seed as seeds
+from phoenix_fleet.platforms import _libvirt_session as sessions
 from phoenix_fleet.platforms import _libvirt_settings as chosen
 from phoenix_fleet.platforms import _libvirt_view as view
 from phoenix_fleet.platforms import _libvirt_volumes as volumes
@@ -44,7 +45,7 @@ class Driver(DataVolumes, Platform):
     # So many calls a libvirtd serves at once by default: max_workers in libvirtd.conf.
     limits = Quota(at_once=20)
 
-    def __init__(self, settings: Any, connections: Connections, *, opener: hosts.Opener = hosts.opened) -> None:
+    def __init__(self, settings: Any, connections: Connections, *, opener: hosts.Opener = sessions.opened) -> None:
         super().__init__(settings, connections)
         self._opener = opener
 
@@ -161,15 +162,15 @@ class Driver(DataVolumes, Platform):
         return None
 
     def _define(self, host: Any, pool: Any, settings: chosen.Settings, image: images.Base, intent: LaunchIntent) -> Any:
-        if volumes.find(pool, image.name) is None:
+        if (below := volumes.find(pool, image.name)) is None:
             volumes.refresh(pool)
-            if volumes.find(pool, image.name) is None:
+            if (below := volumes.find(pool, image.name)) is None:
                 raise InvalidSpec(
                     f"launch {intent.name}: there is no volume {image.name} in the pool '{settings.pool}'.",
                     remedy="Build the image again, or restore the pool.",
                 )
         uuid = view.uuid_of(intent.token, intent.fingerprint)
-        kind = probe.kind(host, settings)
+        kind = probe.kind(host, settings, below.path(), image.form)
         own = volumes.names(uuid, seed=settings.seed == "nocloud", console=kind != "xen")
         where = volumes.folder(pool)
         key = self._host_key(settings, uuid)

@@ -15,6 +15,7 @@ from phoenix_fleet.builders import _libvirt_qemu as qemu
 from phoenix_fleet.builders import _tools as tools
 from phoenix_fleet.builders import base
 from phoenix_fleet.domain.errors import BuildFailed, InvalidConfig
+from phoenix_fleet.platforms import _libvirt_probe as probe
 
 MIB = 1024 * 1024
 
@@ -77,7 +78,7 @@ def test_kvm_works_where_a_kernel_prints(
     program.chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(qemu.os, "access", lambda *_: True)
-    monkeypatch.setattr(qemu, "_PATIENCE", qemu.timedelta(seconds=2))
+    monkeypatch.setattr(probe, "PATIENCE", timedelta(seconds=2))
     assert qemu.accelerator(tmp_path / "vmlinuz") == expected
 
 

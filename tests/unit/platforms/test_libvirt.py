@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from phoenix_fleet.connections import Connection
 from phoenix_fleet.domain.errors import InvalidConfig, PhoenixError, Unavailable
 from phoenix_fleet.domain.models import Artefact, InstanceState, LaunchIntent
-from phoenix_fleet.platforms import _libvirt_domain, _libvirt_images, _libvirt_view, _libvirt_xml
+from phoenix_fleet.platforms import _libvirt_domain, _libvirt_images, _libvirt_probe, _libvirt_view, _libvirt_xml
 from phoenix_fleet.platforms._libvirt_settings import Settings
 from phoenix_fleet.platforms._libvirt_uri import where
 
@@ -257,6 +257,28 @@ class TestDocuments:
         assert document(settings()).count("<readonly") == 1
         assert "readonly" not in document(settings(domain="xen", kernel="/k"), "xen")
 
+    def test_a_guest_on_trial_boots_like_the_real_one_and_can_change_nothing(self) -> None:
+        chosen = settings(machine="q35", firmware="efi")
+        text = _libvirt_domain.trial(
+            chosen, kind="kvm", name="probe", disk="/pool/i.qcow2", form="qcow2", memory_mib=64
+        )
+        root, real = _libvirt_xml.parse(text), _libvirt_xml.parse(document(chosen, "kvm"))
+        for tag in ("os", "cpu", "features"):
+            assert [_libvirt_xml.text_of(each) for each in root.findall(tag)] == [
+                _libvirt_xml.text_of(each) for each in real.findall(tag)
+            ]
+        (disk,) = root.findall("devices/disk")
+        assert disk.find("readonly") is not None
+        assert root.find("devices/interface") is None
+
+    def test_with_a_kernel_of_its_own_it_has_no_disk(self) -> None:
+        text = _libvirt_domain.trial(
+            settings(kernel="/k"), kind="kvm", name="probe", disk="/i", form="raw", memory_mib=64
+        )
+        root = _libvirt_xml.parse(text)
+        assert root.findtext("os/kernel") == "/k"
+        assert root.find("devices/disk") is None
+
     @pytest.mark.parametrize(
         "text",
         [
@@ -379,3 +401,20 @@ class TestImageNames:
     )
     def test_look_alikes_are_none_of_ours(self, name: str) -> None:
         assert _libvirt_images.base(name) is None
+
+
+class TestHearing:
+    @pytest.mark.parametrize(
+        ("said", "heard"),
+        [
+            ("", False),
+            ("SeaBIOS (version 1.16.2-debian)\r\nBooting from Hard Disk...", False),
+            ("Welcome to GRUB!\r\nLoading Linux 6.1.0-41-amd64 ...\r\nLoading initial ramdisk ...", False),
+            ("Probing EDD (edd=off to disable)... ok\r\n", False),
+            ("Linux version", False),
+            ("[    0.000000] Linux version 6.1.0-41-amd64 (debian-kernel@lists.debian.org)", True),
+            ("\r\nDebian GNU/Linux 12 web-01 ttyS0\r\n\r\nweb-01 login: ", True),
+        ],
+    )
+    def test_only_a_kernel_counts_or_what_it_has_started(self, said: str, heard: bool) -> None:
+        assert _libvirt_probe.kernel_speaks(said) is heard
