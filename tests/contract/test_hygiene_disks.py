@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import pytest
 
 from phoenix_fleet.domain.models import Artefact, Disk, Subject
 from phoenix_fleet.domain.verdicts import Measurement, Verdict, judge
-from tests.contract.gates_fixtures import a_system
-from tests.contract.gates_world import build
-from tests.contract.test_hygiene import CANARIES, FINAL, PEM
+from tests.contract.gates_fixtures import a_system, docker
+from tests.contract.gates_world import World, build
+from tests.contract.test_hygiene import CANARIES, FINAL, PEM, clean_up
 from tests.unit.disks import making
 
 ARTEFACT = Artefact("libvirt", "phoenix/disk", "sha256:" + "1" * 64)
@@ -96,6 +97,26 @@ def _all(content: bytes, canary: bytes) -> list[int]:
         places.append(at)
         at = content.find(canary, at + 1)
     return places
+
+
+@pytest.mark.docker
+def test_a_clean_debian_with_an_ssh_server_has_no_findings(world: World, tmp_path: Path) -> None:
+    container = docker("create", world.machines.image, "true")
+    rootfs, clean = tmp_path / "rootfs.tar", tmp_path / "clean.tar"
+    with rootfs.open("wb") as file:
+        subprocess.run(["docker", "export", container], stdout=file, check=True)
+    docker("rm", container)
+    clean.write_bytes(clean_up(rootfs))
+    root = tmp_path / "root"
+    root.mkdir()
+    subprocess.run(["tar", "-xf", str(clean), "-C", str(root)], check=True)
+    (root / "etc/machine-id").write_bytes(b"")
+    made = making.mbr(tmp_path / "disk.raw", making.ext(tmp_path / "fs", root, 512))
+    measurement = measure(tmp_path, in_form(made, "qcow2"))
+
+    assert measurement.details.get("findings") == [], measurement.value
+    assert judge(measurement) is Verdict.PASSED
+    assert measurement.details["files"] > 5000
 
 
 @pytest.mark.parametrize("form", ["raw", "qcow2", "vmdk"])

@@ -85,7 +85,9 @@ class _Snapshot:
     def page(self, token: str) -> dict[str, Any]:
         """Some blocks with the tokens that they are got with."""
         more = {"NextToken": token} if token else {}
-        page = self._patiently(lambda: self._ebs.list_snapshot_blocks(SnapshotId=self._id, MaxResults=_PAGE, **more))
+        page: dict[str, Any] = self._patiently(
+            lambda: self._ebs.list_snapshot_blocks(SnapshotId=self._id, MaxResults=_PAGE, **more)
+        )
         if self.block_size not in (0, page["BlockSize"]) or page["BlockSize"] <= 0:
             raise Unavailable(f"{self._id}: Amazon changed its block size while it was listed.", remedy="Try again.")
         self.block_size = int(page["BlockSize"])
