@@ -8,7 +8,8 @@ moto keeps what there is and speaks the API. This layer adds, as EC2's documenta
   terminated ``IdempotentInstanceTerminated``. moto 5.2.5 ignores the token.
 * instances that are pending and shutting down for a while, not running and terminated in the same moment;
 * consoles on which cloud-init has written host keys of each machine's own;
-* targets of a load balancer with a health of their own, that drain as long as requests are open.
+* targets of a load balancer with a health of their own, that drain as long as requests are open;
+* blocks of snapshots (``lab.ec2blocks``).
 
 And it breaks on order: it throttles, refuses, loses replies, lags, drops filters, makes pages small. Every call is
 kept in ``calls``.
@@ -30,7 +31,7 @@ from io import BytesIO
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from lab import ec2images
+from lab import ec2blocks, ec2images
 from lab.ec2volumes import Disks
 from lab.ec2words import XMLNS, Call, Fault, Target, console, error, health, ok, target_ids
 
@@ -69,6 +70,7 @@ class Cloud:
         self._tokens: dict[str, tuple[dict[str, str], list[str], tuple[str, Any, bytes]]] = {}
         self._reads_left: dict[str, int] = {}
         self._hidden: dict[str, int] = {}
+        self.blocks = ec2blocks.Blocks(lambda: self.backend.snapshots)
         self.disks = Disks(lambda: self.backend, self.instances, self._ask_moto)
 
     @property
@@ -91,6 +93,7 @@ class Cloud:
         self._faults.clear()
         self.boot_reads = self.stop_reads = 1
         self.lag_reads = self.page = self.disks.reads = 0
+        self.blocks.page = 10_000
         self.drop_filters, self.nitro = False, True
 
     def called(self, action: str) -> list[Call]:
@@ -156,14 +159,17 @@ class Cloud:
         params = dict(parse_qsl(body, keep_blank_values=True))
         signed = _SIGNED.search(environ.get("HTTP_AUTHORIZATION", ""))
         service, key = (signed["service"], signed["key"]) if signed else ("", "")
-        call = Call(service, params.get("Action", ""), params, key)
+        path = environ.get("PATH_INFO", "")
+        if service == "ebs":
+            params = dict(parse_qsl(environ.get("QUERY_STRING", "")))
+        call = Call(service, params.get("Action", "") or ec2blocks.action(path), params, key)
         with self._lock:  # moto is not made for threads
             self.calls.append(call)
             fault = self._fault(call.action)
             if fault is not None and fault.code:
                 reply = error(call.service, fault.code, f"{call.action} is refused here.", fault.status)
             else:
-                reply = self._answer(call, environ)
+                reply = self.blocks.answer(path, params) if service == "ebs" else self._answer(call, environ)
         if fault is not None and not fault.code:
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
         status, headers, content = reply

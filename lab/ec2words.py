@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import secrets
 import struct
@@ -76,6 +77,9 @@ def ok(text: str) -> tuple[str, Any, bytes]:
 
 def error(service: str, code: str, words: str, status: int = 400) -> tuple[str, Any, bytes]:
     """An error, as that service words it."""
+    if service == "ebs":
+        headers = [("Content-Type", "application/json"), ("x-amzn-ErrorType", code)]
+        return f"{status} Refused", headers, json.dumps({"message": words}).encode()
     inner = f"<Error><Code>{code}</Code><Message>{escape(words)}</Message></Error>"
     if code == "garbage":
         text = "<!doctype html><title>Gateway</title>"

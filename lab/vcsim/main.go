@@ -1,6 +1,6 @@
 // The lab's vCenter: govmomi's simulator, and a few things of a real one that it leaves out. A clone takes time, its name
 // is taken once in a folder, it is powered on when its spec says so, and then it gets an address and SSH host keys.
-// And a task on a virtual disk is about something that clients know.
+// And a task on a virtual disk is about something that clients know, and a machine's disks can be exported.
 // A template with RUN.container hands that on to its clones: they are containers, which tell their keys themselves.
 package main
 
@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path"
 	"regexp"
 	"strings"
 	"sync"
@@ -28,9 +29,12 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/simulator"
 	_ "github.com/vmware/govmomi/vapi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -46,6 +50,10 @@ type vcenter struct {
 }
 
 func (v *vcenter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Path, exported) {
+		send(w, r)
+		return
+	}
 	body, _ := ioutil.ReadAll(r.Body)
 	r.Body = ioutil.NopCloser(bytes.NewReader(body))
 	method, err := simulator.UnmarshalBody(types.TypeFunc(), body)
@@ -61,9 +69,79 @@ func (v *vcenter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		v.boot(spec.This)
 	case *types.CreateVirtualDisk_Task, *types.CopyVirtualDisk_Task, *types.MoveVirtualDisk_Task:
 		v.disk(w, r)
+	case *types.ExportVm:
+		export(w, spec)
 	default:
 		v.inner.ServeHTTP(w, r)
 	}
+}
+
+const exported = "/exported/"
+
+const exportAnswer = `<?xml version="1.0" encoding="UTF-8"?>
+<soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/"><soapenv:Body><ExportVmResponse xmlns="urn:vim25"><returnval type="HttpNfcLease">%s</returnval></ExportVmResponse></soapenv:Body></soapenv:Envelope>`
+
+// HttpNfcLease lets whoever has its URLs read a machine's disks until it ends. Its name is its type in vSphere's API.
+type HttpNfcLease struct {
+	mo.HttpNfcLease
+	files map[string]string
+}
+
+// HttpNfcLeaseProgress hears that somebody is still at it.
+func (l *HttpNfcLease) HttpNfcLeaseProgress(_ *simulator.Context, _ *types.HttpNfcLeaseProgress) soap.HasFault {
+	return &methods.HttpNfcLeaseProgressBody{Res: new(types.HttpNfcLeaseProgressResponse)}
+}
+
+// HttpNfcLeaseComplete ends it.
+func (l *HttpNfcLease) HttpNfcLeaseComplete(_ *simulator.Context, req *types.HttpNfcLeaseComplete) soap.HasFault {
+	simulator.Map.Remove(req.This)
+	return &methods.HttpNfcLeaseCompleteBody{Res: new(types.HttpNfcLeaseCompleteResponse)}
+}
+
+// HttpNfcLeaseAbort ends it, too.
+func (l *HttpNfcLease) HttpNfcLeaseAbort(_ *simulator.Context, req *types.HttpNfcLeaseAbort) soap.HasFault {
+	simulator.Map.Remove(req.This)
+	return &methods.HttpNfcLeaseAbortBody{Res: new(types.HttpNfcLeaseAbortResponse)}
+}
+
+// export answers with a lease for the machine's disks, whose files go out as they lie on the datastore.
+func export(w http.ResponseWriter, req *types.ExportVm) {
+	lease := &HttpNfcLease{files: map[string]string{}}
+	lease.State = types.HttpNfcLeaseStateReady
+	lease.Info = &types.HttpNfcLeaseInfo{Entity: req.This, LeaseTimeout: 300}
+	simulator.Map.Put(lease)
+	lease.Info.Lease = lease.Self
+	vm, _ := simulator.Map.Get(req.This).(*simulator.VirtualMachine)
+	for _, device := range vm.Config.Hardware.Device {
+		disk, ok := device.(*types.VirtualDisk)
+		if !ok {
+			continue
+		}
+		var file object.DatastorePath
+		file.FromString(disk.Backing.(types.BaseVirtualDeviceFileBackingInfo).GetVirtualDeviceFileBackingInfo().FileName)
+		for _, ref := range vm.Datastore {
+			if store, ok := simulator.Map.Get(ref).(*simulator.Datastore); ok && store.Name == file.Datastore {
+				name := fmt.Sprintf("disk-%d.vmdk", len(lease.files))
+				lease.files[name] = path.Join(store.Info.GetDatastoreInfo().Url, file.Path)
+				lease.Info.DeviceUrl = append(lease.Info.DeviceUrl, types.HttpNfcLeaseDeviceUrl{
+					Key: name, Url: "https://*" + exported + lease.Self.Value + "/" + name, Disk: types.NewBool(true), TargetId: name,
+				})
+			}
+		}
+	}
+	fmt.Fprintf(w, exportAnswer, lease.Self.Value)
+}
+
+// send lets a lease's file go out; knowing the URL is all that it takes, as with a real one.
+func send(w http.ResponseWriter, r *http.Request) {
+	parts := strings.Split(strings.TrimPrefix(r.URL.Path, exported), "/")
+	ref := types.ManagedObjectReference{Type: "HttpNfcLease", Value: parts[0]}
+	lease, ok := simulator.Map.Get(ref).(*HttpNfcLease)
+	if !ok || len(parts) != 2 || lease.files[parts[1]] == "" {
+		http.NotFound(w, r)
+		return
+	}
+	http.ServeFile(w, r, lease.files[parts[1]])
 }
 
 // clone answers with a task at once, as vCenter does, and does it while the disks "are copied".

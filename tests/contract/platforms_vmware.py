@@ -73,6 +73,16 @@ class VmwareLab:
         digest = view.template_digest(self.truth(template, paths))
         return Artefact("vmware", f"{name}@{digest}", digest)
 
+    def fill(self, artefact: Artefact, content: bytes) -> None:
+        """Let that be in the file of the template's disk."""
+        from pyVmomi import vim
+
+        name = artefact.reference.partition("@")[0]
+        template = self.found(vim.VirtualMachine, name)
+        (disk,) = (each for each in template.config.hardware.device if isinstance(each, vim.vm.device.VirtualDisk))
+        folder, _, file = disk.backing.fileName.removeprefix("[").partition("] ")
+        (Path(self.found(vim.Datastore, folder).info.url) / file).write_bytes(content)
+
     def foreign(self, name: str, marks: Mapping[str, str]) -> str:
         return str(self._made(name, marks).config.instanceUuid)
 

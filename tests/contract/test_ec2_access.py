@@ -6,6 +6,8 @@ import dataclasses
 import re
 import subprocess
 import sys
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -14,7 +16,7 @@ from pydantic import ValidationError
 
 from phoenix_fleet.domain.errors import AuthenticationFailed, InvalidConfig, NotSupported, PhoenixError, Unavailable
 from phoenix_fleet.domain.ladder import Rung
-from phoenix_fleet.domain.models import OWNER
+from phoenix_fleet.domain.models import OWNER, Bounds
 from phoenix_fleet.platforms import ec2 as driver
 from tests.contract.balancers_elbv2 import Elbv2Lab
 from tests.contract.machinery import KnownConnections, output
@@ -94,7 +96,7 @@ def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
         driver.Settings.model_validate({"instance_type": "m7i.large", **right, **wrong})
 
 
-def test_each_action_of_the_policies_is_used(ec2_lab: Ec2Lab, elbv2_lab: Elbv2Lab) -> None:
+def test_each_action_of_the_policies_is_used(ec2_lab: Ec2Lab, elbv2_lab: Elbv2Lab, tmp_path: Path) -> None:
     intent = ec2_lab.intent()
     ec2_lab.instance_profile("web")
     begin = len(ec2_lab.cloud.calls)
@@ -126,6 +128,13 @@ def test_each_action_of_the_policies_is_used(ec2_lab: Ec2Lab, elbv2_lab: Elbv2La
     ec2_lab.cloud.set_state(machine.id, "stopped")
     platform.detach_volume(made.id, machine.id)
     used["mover"] = _needed(ec2_lab, begin) - {"ec2:DescribeInstances"}
+
+    image, disk = ec2_lab.artefact("policies", "2026.11-2"), tmp_path / "disk"
+    disk.write_bytes(b"x")
+    ec2_lab.cloud.blocks.fill(*ec2_lab.snapshots(image), disk)
+    begin = len(ec2_lab.cloud.calls)
+    platform.copy_disks(image, tmp_path, Bounds(2**20, timedelta(minutes=1)))
+    used["examiner"] = _needed(ec2_lab, begin)
 
     assert used == {policy: granted(policy) for policy in POLICIES}
 

@@ -16,6 +16,7 @@ import pytest
 from phoenix_fleet.domain.errors import (
     AuthenticationFailed,
     CapacityExhausted,
+    InvalidSpec,
     NotFound,
     NotOurs,
     PhoenixError,
@@ -23,7 +24,7 @@ from phoenix_fleet.domain.errors import (
     Unavailable,
 )
 from phoenix_fleet.domain.ladder import Rung
-from phoenix_fleet.domain.models import InstanceState, LaunchIntent
+from phoenix_fleet.domain.models import Bounds, InstanceState, LaunchIntent
 from phoenix_fleet.platforms import _vmware_session as sessions
 from phoenix_fleet.platforms import vmware as driver
 from tests.contract import machinery
@@ -304,7 +305,7 @@ class TestTerminate:
         assert lab.is_alive(copy)
 
 
-def test_the_documented_methods_are_those_that_are_called(lab: VmwareLab, intent: LaunchIntent) -> None:
+def test_the_documented_methods_are_those_that_are_called(lab: VmwareLab, intent: LaunchIntent, tmp_path: Path) -> None:
     sessions.close_all()
     lab.proxy.calls.clear()
     lab.proxy.page = 3
@@ -324,6 +325,10 @@ def test_the_documented_methods_are_those_that_are_called(lab: VmwareLab, intent
     lab.remove_status_field()
     lab.platform.list_images(intent.fleet)
     lab.platform.tag_image(image, Rung.TESTED)
+    lab.fill(image, b"x" * 1000)
+    lab.platform.copy_disks(image, tmp_path, Bounds(1000, timedelta(minutes=1)))
+    with pytest.raises(InvalidSpec):
+        lab.platform.copy_disks(image, tmp_path, Bounds(1, timedelta(minutes=1)))
     lab.platform.delete_image(image)
     sessions.close_all()
 

@@ -78,7 +78,8 @@ harden() {
 }
 
 clean_up() {
-    rm -f /etc/ssh/ssh_host_*
+    # What is only deleted stays on a disk, for whoever reads its free blocks.
+    find /etc/ssh -xdev -name 'ssh_host_*' -exec shred -u {} +
     : >/etc/machine-id # emptied, not deleted: each instance fills it in
     rm -f /var/lib/dbus/machine-id
     apt-get -q clean
@@ -97,6 +98,9 @@ clean_up() {
 
 # What cloud-init and the one who builds have left. Whoever may log in next is told at the next boot.
 clean_up_machine() {
+    # Down already, it saves no new seed when the machine goes off.
+    systemctl stop systemd-random-seed.service
+    rm -f /var/lib/systemd/random-seed
     rm -rf /var/lib/cloud /var/log/journal /var/log/cloud-init*
     rm -f /etc/netplan/50-cloud-init.yaml /etc/udev/rules.d/70-persistent-*.rules /etc/sudoers.d/90-cloud-init-users
     # The build's own key: Packer leaves it where it was put in. Overwritten, since disks keep what is only deleted.

@@ -187,12 +187,17 @@ def _slot(stage: str, platform: str, component: str = "") -> str:
 def _ask(declared: Any, family: Any, what: Subject) -> Measurement:
     """One measurement; what could not be measured for a reason that we know is an error, never a pass."""
     from phoenix_fleet import drivers
+    from phoenix_fleet.rollout import deps, looking_into
+
+    def platform() -> Any:
+        name = what.artefact.platform if what.artefact else ""
+        return deps.load("platforms", family.target(name).platform, world.connections)
 
     driver = drivers.load("gates", declared.name)
     gate = driver(driver.Settings.model_validate(declared.settings), world.connections, family.home)
     started = time.monotonic()
     try:
-        found: Measurement = gate.measure(what)
+        found = looking_into.measured(gate, what, platform)
     except PhoenixError as error:
         found = Measurement("not measured", None, error=str(error))
     world.log.info("%s: %s (%.1f s) %s", declared.name, found.value, time.monotonic() - started, found.error)

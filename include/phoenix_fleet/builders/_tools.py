@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 from phoenix_fleet import processes
 from phoenix_fleet.builders.base import Log
 from phoenix_fleet.connections import Connection
+from phoenix_fleet.disks import raw
 from phoenix_fleet.domain.errors import BuildFailed, InvalidConfig
-
-_CHUNK = 4 * 1024 * 1024
 
 
 def check_installed(programs: Iterable[str]) -> None:
@@ -56,27 +54,13 @@ def run(argv: Sequence[str], *, timeout: timedelta, log: Log | None = None) -> l
 def traces(disk: Path, needles: Sequence[bytes]) -> list[int]:
     """Where in a raw disk any of those begins, also in blocks that are free; holes are passed over."""
     longest = max(map(len, needles))
-    found = []
-    with disk.open("rb") as file:
-        for start, end in _data(file.fileno()):
-            tail, at = b"", start
-            while at < end:
-                file.seek(at)
-                chunk = tail + file.read(min(_CHUNK, end - at))
-                base = at - len(tail)
-                found += [base + place for needle in needles if (place := chunk.find(needle)) >= 0]
-                at = base + len(chunk)
-                tail = chunk[-(longest - 1) :] if longest > 1 else b""
-    return sorted(set(found))
-
-
-def _data(descriptor: int) -> Iterator[tuple[int, int]]:
-    """Beginnings and ends of what is no hole."""
-    size, at = os.fstat(descriptor).st_size, 0
-    while at < size:
-        try:
-            start = os.lseek(descriptor, at, os.SEEK_DATA)
-        except OSError:  # nothing but a hole from here on
-            return
-        at = os.lseek(descriptor, start, os.SEEK_HOLE)
-        yield start, at
+    found: set[int] = set()
+    with raw.opened(disk) as whole:
+        tail, end = b"", 0
+        for at, piece in whole.pieces((0, whole.size)):
+            chunk = (tail if at == end else b"") + piece
+            end = at + len(piece)
+            base = end - len(chunk)
+            found |= {base + place for needle in needles if (place := chunk.find(needle)) >= 0}
+            tail = chunk[-(longest - 1) :] if longest > 1 else b""
+    return sorted(found)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -184,6 +184,24 @@ class Environment:
 
 
 @dataclass(frozen=True)
+class Disk:
+    """A local copy of one of an artefact's disks."""
+
+    path: str
+    form: str
+    """``raw``, ``qcow2`` or ``vmdk`` (stream-optimized): what it was copied as, not what its content claims."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much of an artefact is copied before somebody gives up."""
+
+    bytes: int
+    """Of all its disks, as they are stored."""
+    time: timedelta
+
+
+@dataclass(frozen=True)
 class Subject:
     """What a gate looks at. A gate uses the fields it needs and reports an error if one is missing."""
 
@@ -192,6 +210,8 @@ class Subject:
     workdir: str
     """An existing folder where the gate may write what it keeps as proof."""
     artefact: Artefact | None = None
+    disks: tuple[Disk, ...] = ()
+    """Copies of the artefact's disks, where it has some and the gate asks for them; gone after the measurement."""
     instance: Instance | None = None
     hostspec: str = ""
     """testinfra URL of the instance."""

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from phoenix_fleet.disks.bounds import Budget, Limits, Unreadable
+
 _CHUNK = 1024 * 1024
 _LARGEST_HEADER = 1024 * 1024
 """Bytes of a long name or of extended attributes: tarfile reads these into memory at once."""
@@ -26,26 +28,12 @@ _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _SPECIAL = frozenset({tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE})
 
 
-class Unreadable(Exception):
-    """The image cannot be scanned whole, so nothing is known about it."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much a scan takes before it gives up."""
-
-    total: int
-    """Unpacked bytes of all layers."""
-    entries: int
-    """Entries of all layers."""
-
-
 @dataclass(frozen=True)
 class Entry:
     """One entry of a layer."""
 
     layer: int
-    """Counts from 1, the lowest."""
+    """Counts from 1, the lowest; on a disk, the partition."""
     path: str
     """Absolute and normal: ``/etc/passwd``."""
     kind: str
@@ -93,7 +81,7 @@ def entries(layout: Layout, limits: Limits) -> Iterator[tuple[Entry, Iterator[by
 
     :raises Unreadable: a layer is damaged, of an unknown kind, or larger than the limits allow.
     """
-    budget = _Budget(limits)
+    budget = Budget(limits)
     for number, (digest, media) in enumerate(layout.layers, 1):
         path = layout.folder / digest.removeprefix("sha256:")
         try:
@@ -107,7 +95,7 @@ def entries(layout: Layout, limits: Limits) -> Iterator[tuple[Entry, Iterator[by
             raise Unreadable(f"layer {number} does not have its digest")
 
 
-def _layer(number: int, stream: IO[bytes], budget: _Budget) -> Iterator[tuple[Entry, Iterator[bytes]]]:
+def _layer(number: int, stream: IO[bytes], budget: Budget) -> Iterator[tuple[Entry, Iterator[bytes]]]:
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header, errors="surrogateescape") as archive:
         seen = 0
         for member in archive:
@@ -157,23 +145,6 @@ class _Header(tarfile.TarInfo):
         return header
 
 
-class _Budget:
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._bytes = 0
-        self._entries = 0
-
-    def take(self, count: int) -> None:
-        self._bytes += count
-        if self._bytes > self._limits.total:
-            raise Unreadable(f"the layers are larger than {self._limits.total} bytes")
-
-    def entry(self) -> None:
-        self._entries += 1
-        if self._entries > self._limits.entries:
-            raise Unreadable(f"the layers have more than {self._limits.entries} entries")
-
-
 class _Hashed(io.RawIOBase):
     """Passes a file on and computes its digest by the way."""
 
@@ -202,7 +173,7 @@ class _Hashed(io.RawIOBase):
 class _Counted(io.RawIOBase):
     """Passes a stream on, and counts what comes out of it."""
 
-    def __init__(self, raw: Any, budget: _Budget) -> None:
+    def __init__(self, raw: Any, budget: Budget) -> None:
         self._raw = raw
         self._budget = budget
 
@@ -216,7 +187,7 @@ class _Counted(io.RawIOBase):
         return len(data)
 
 
-def _unpacked(raw: _Hashed, media: str, budget: _Budget) -> IO[bytes]:
+def _unpacked(raw: _Hashed, media: str, budget: Budget) -> IO[bytes]:
     if media.endswith((".tar.gzip", "+gzip")):
         inner: Any = gzip.GzipFile(fileobj=io.BufferedReader(raw, _CHUNK))
     elif media.endswith(".tar"):

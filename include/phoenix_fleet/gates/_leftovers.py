@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from phoenix_fleet.redact import is_secret_name
 HEAD = 256 * 1024
 """Bytes of a file's beginning that rules on whole files may look at."""
 _ELF = b"\x7fELF"
-_OVERLAP = 8 * 1024
+OVERLAP = 8 * 1024
 """Chunks overlap by this much, so that nothing hides on their border."""
 
 
@@ -121,7 +122,8 @@ def _first(rules: Rules, path: str, layer: int) -> Finding | None:
 _PEM = rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
 _PEM_BODY = re.compile(
     # A header alone is in every crypto library; with a body it is a key. Line ends may be written out, as in JSON.
-    _PEM + rb"(?:\s|\\[nrt])+(?:[A-Za-z-]+: [^\r\n]*(?:\s|\\[nr])+)*[A-Za-z0-9+/=]{32,}"
+    # Each part ends where the next one begins and nowhere else, or hostile bytes could be tried in endlessly many ways.
+    _PEM + rb"(?:\s|\\[nrt])+(?:[A-Za-z-]+: [^\r\n\\]*(?:[\r\n]|\\[nr])(?:\s|\\[nrt])*)*(?P<body>[A-Za-z0-9+/=]{32,})"
 )
 _WRAPPED = re.compile(rb"LS0tLS1CRUdJTi[A-Za-z0-9+/]{26,}")
 _TOKENS: tuple[tuple[bytes, re.Pattern[bytes], str], ...] = (
@@ -141,14 +143,52 @@ _TOKENS: tuple[tuple[bytes, re.Pattern[bytes], str], ...] = (
 )
 
 
+_EXAMPLES = frozenset(
+    {
+        # The self-tests of GnuTLS 3.7.9 (see ``_PUBLISHED``), of which an older copy may have been deleted.
+        "36d32468a4353827c6db9a9477736adf7bb980c50854d0b57257f5132ef32d39",
+        "4b86104d3a39ae361925614ff33350c34aa8370b85a3b2e79ee407705a0af571",
+        "8dd51545b81e4a0a285630cfc608921c2523171d5cf57a8123116658baa84558",
+        "c50f38f5a25dad1abc4c3162635f014f05e857ae7e6b590f66b42793e27f9d37",
+        "d76d8725f92d87288e0466d850892bf8dd7f487ad21d40f211612ebec68852a2",
+        "e36ff64abc8431d1295824c32f55327df2af968b417a4073cc696a2332d3c370",
+        # What cloud-init 22.4 shows in the description of its module ssh.
+        "5d436455aeb7f62836cceb609e06c733af6751e840676c7aba95f028c0ef16dd",
+    }
+)
+"""SHA-256 of the first lines of private keys that everybody has."""
+
+
+def _is_example(match: re.Match[bytes]) -> bool:
+    return hashlib.sha256(match.groupdict().get("body") or b"").hexdigest() in _EXAMPLES
+
+
 def by_content(data: bytes) -> str:
     """What secret a piece of a file holds, or nothing."""
     for needle, pattern, what in _TOKENS:
-        if needle in data and pattern.search(data):
+        if needle in data and not all(map(_is_example, pattern.finditer(data))):
             return what
     if b"LS0tLS1CRUdJTi" in data and any(map(_is_wrapped_key, _WRAPPED.findall(data))):
         return "a private key in base64"
     return ""
+
+
+# --- by content, in what is no file any more ---------------------------------------------------------------------
+
+_PASSWORD_HASH = re.compile(rb"(?<=:)\$(?:y|gy|7|6|5|2[abxy]|1)\$[./A-Za-z0-9$=,]{20,200}(?=:)")
+_DELETED = (*_TOKENS, (b"LS0tLS1CRUdJTi", _WRAPPED, "a private key in base64"), (b"$", _PASSWORD_HASH, "a password"))
+
+
+def by_deleted(data: bytes) -> Iterator[tuple[int, str]]:
+    """Where secrets begin in bytes that belong to no file, and what they are.
+
+    Public keys and names are left out: what a machine has deleted while it was built is full of them, and they let
+    nobody in.
+    """
+    for needle, pattern, what in _DELETED:
+        for match in pattern.finditer(data) if needle in data else ():
+            if not _is_example(match) and (pattern is not _WRAPPED or _is_wrapped_key(match[0])):
+                yield match.start(), what
 
 
 def _is_wrapped_key(text: bytes) -> bool:
@@ -176,7 +216,7 @@ class Seen:
                 seen.head += chunk[: HEAD - len(seen.head)]
             seen.blank = seen.blank and not chunk.strip(b"\0")
             seen.secret = seen.secret or by_content(last + chunk)
-            last = chunk[-_OVERLAP:]
+            last = chunk[-OVERLAP:]
         return seen
 
 

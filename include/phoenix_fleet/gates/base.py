@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from phoenix_fleet.connections import Connections
-from phoenix_fleet.domain.models import Subject
+from phoenix_fleet.domain.models import Bounds, Subject
 from phoenix_fleet.domain.verdicts import Measurement
 
 
@@ -26,6 +26,14 @@ class Gate(ABC):
         self.connections = connections
         self.home = home
         """Folder of the file that names this gate (``include/images/<family>`` or ``include/fleets``)."""
+
+    @property
+    def fetches(self) -> Bounds | None:
+        """How much may be copied to give it ``subject.disks`` of an artefact that consists of disks.
+
+        None, as by default: it looks at no disk, and none is copied.
+        """
+        return None
 
     @abstractmethod
     def measure(self, subject: Subject) -> Measurement:

@@ -42,7 +42,7 @@ def tag(client: Any, artefact: Artefact, status: Rung) -> None:
     :raises NotFound: there is no such AMI.
     :raises NotOurs: it lacks our tags.
     """
-    image = _find(client, artefact)
+    image = find(client, artefact)
     if image is None:
         raise NotFound(f"There is no AMI {artefact.reference} in this account.", remedy="Build it again.")
     _mark(client, artefact.reference, {view.STATUS_MARK: str(status)})
@@ -53,7 +53,7 @@ def delete(client: Any, artefact: Artefact) -> None:
 
     EC2 forgets with an AMI which snapshots were its own, so they are told before: each is tagged with the AMI's id.
     """
-    image = _find(client, artefact)
+    image = find(client, artefact)
     if image is not None:
         for mapping in image.get("BlockDeviceMappings") or []:
             snapshot = (mapping.get("Ebs") or {}).get("SnapshotId")
@@ -75,8 +75,11 @@ def _artefact(image_id: str) -> Artefact:
     return Artefact("ec2", image_id, view.digest(image_id))
 
 
-def _find(client: Any, artefact: Artefact) -> dict[str, Any] | None:
-    """What EC2 says of the AMI; None if there is none."""
+def find(client: Any, artefact: Artefact) -> dict[str, Any] | None:
+    """What EC2 says of the AMI; None if there is none.
+
+    :raises NotOurs: it lacks our tags.
+    """
     if not view.IMAGE_ID.fullmatch(artefact.reference):
         return None
     try:

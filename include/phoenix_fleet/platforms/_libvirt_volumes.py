@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,19 +149,27 @@ def upload(volume: Any, file: Path) -> None:
         raise
 
 
-def digest(volume: Any, length: int) -> str:
-    """``sha256:…`` of a volume's first ``length`` bytes, read back from the host."""
-    stream, hashed, left = volume.connect().newStream(0), hashlib.sha256(), length
+def content(volume: Any, length: int = 0) -> Iterator[bytes]:
+    """A volume's first ``length`` bytes, or all of them, in pieces; fewer if it has fewer."""
+    stream, left = volume.connect().newStream(0), length
     try:
         volume.download(stream, 0, length, 0)
-        while left and (chunk := stream.recv(min(_CHUNK, left))):
-            hashed.update(chunk)
+        while (left or not length) and (chunk := stream.recv(_CHUNK)):
+            yield chunk
             left -= len(chunk)
         stream.finish()
     except BaseException:
         _abort(stream)
         raise
-    return f"sha256:{hashed.hexdigest()}" if not left else ""
+
+
+def digest(volume: Any, length: int) -> str:
+    """``sha256:…`` of a volume's first ``length`` bytes, read back from the host; empty if it has fewer."""
+    hashed, seen = hashlib.sha256(), 0
+    for chunk in content(volume, length):
+        hashed.update(chunk)
+        seen += len(chunk)
+    return f"sha256:{hashed.hexdigest()}" if seen == length else ""
 
 
 def _abort(stream: Any) -> None:

@@ -30,6 +30,8 @@ VERSION = "vim.version.version10"
 """The API of vSphere 6.0, which every later vCenter speaks as well."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA1_DIGITS = 40
+"""Of the thumbprints that vCenter gives of its hosts; it gives no others."""
 _known: dict[tuple[object, ...], Session] = {}
 _lock = threading.Lock()
 
@@ -152,12 +154,7 @@ def _stub(connection: Connection) -> Any:
     # Never without a context: pyvmomi then trusts whoever answers on loopback. And never with its own ``thumbprint``:
     # after the first connection its shared context verifies nothing, so later ones are not looked at (9.1, _Connect).
     pin = _pin(connection)
-    if pin:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    else:
-        context = ssl.create_default_context(cafile=str(connection.extra.get("ca_cert") or "") or None)
+    context = _context(connection, pinned=bool(pin))
     stub = SoapStubAdapter(
         connection.host,
         connection.port or 443,
@@ -173,6 +170,28 @@ def _stub(connection: Connection) -> Any:
     return stub
 
 
+def _context(connection: Connection, *, pinned: bool) -> ssl.SSLContext:
+    if not pinned:
+        return ssl.create_default_context(cafile=str(connection.extra.get("ca_cert") or "") or None)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def https(connection: Connection, host: str, port: int | None, *, thumbprint: str) -> http.client.HTTPSConnection:
+    """A connection to vCenter, or to another host that shows the certificate with that SHA-1, as vCenter says.
+
+    Without one the other host's must be of the authority that vCenter's own is of: the pin is vCenter's alone.
+    """
+    pin = thumbprint.replace(":", "").lower() if host else _pin(connection)
+    context = _context(connection, pinned=bool(pin))
+    where, port = (host, port) if host else (connection.host, connection.port)
+    if pin:
+        return _Pinned(where, port or 443, timeout=TIMEOUT, context=context, pin=pin)
+    return http.client.HTTPSConnection(where, port or 443, timeout=TIMEOUT, context=context)
+
+
 def _retire(stub: Any) -> None:
     """Close its connections: those at rest now, those in use when they come back."""
     stub.poolSize = 0
@@ -180,7 +199,7 @@ def _retire(stub: Any) -> None:
 
 
 class _Pinned(http.client.HTTPSConnection):
-    """Goes on only with the server whose certificate has the pinned SHA-256, on every new connection."""
+    """Goes on only with the server whose certificate has the pinned SHA-256 (or SHA-1), on every new connection."""
 
     def __init__(self, *args: Any, pin: str, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -189,7 +208,8 @@ class _Pinned(http.client.HTTPSConnection):
     def connect(self) -> None:
         super().connect()
         shown: bytes = self.sock.getpeercert(True) or b""
-        digest = hashlib.sha256(shown).hexdigest()
+        kind = "SHA-1" if len(self._pin) == _SHA1_DIGITS else "SHA-256"
+        digest = hashlib.new(kind.replace("-", ""), shown).hexdigest()
         if not hmac.compare_digest(digest, self._pin):
             self.close()
-            raise ssl.SSLCertVerificationError(f"its SHA-256 is {digest}, and {self._pin} is pinned")
+            raise ssl.SSLCertVerificationError(f"its {kind} is {digest}, and {self._pin} is pinned")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
 from phoenix_fleet.connections import Connections
 from phoenix_fleet.domain.ladder import Rung
-from phoenix_fleet.domain.models import Artefact, Instance, LaunchIntent
+from phoenix_fleet.domain.models import Artefact, Bounds, Disk, Instance, LaunchIntent
 from phoenix_fleet.domain.pacing import Quota
 from phoenix_fleet.domain.volumes import Snapshot, Volume, VolumeIntent
 
@@ -157,4 +158,23 @@ class Volumes(ABC):
         The instance is *stopping* or still *running* meanwhile, and *failed* once it is down.
 
         :raises NotFound: not to be seen. :raises NotOurs: it lacks our ownership marks.
+        """
+
+
+class DiskImages(ABC):
+    """What a platform can do beside ``Platform`` whose artefacts consist of disks; gates ask for it by the driver.
+
+    Nothing is launched, made or changed for it on the platform.
+    """
+
+    @abstractmethod
+    def copy_disks(self, artefact: Artefact, folder: Path, bounds: Bounds) -> tuple[Disk, ...]:
+        """Copies of all the artefact's disks, in new files of that folder: what the platform would launch, and whole.
+
+        Waits until they are there: minutes. Whoever asks removes the folder, also after an error.
+
+        :raises NotFound: there is no such artefact.
+        :raises NotOurs: it does not carry our marks.
+        :raises InvalidSpec: it is not what its digest says, or stores more than the bounds allow.
+        :raises TimedOut: it took longer than the bounds allow.
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,14 +14,14 @@ from phoenix_fleet import aws
 from phoenix_fleet.connections import Connections
 from phoenix_fleet.domain.errors import InUse, InvalidSpec, NotFound, NotOurs, Unavailable
 from phoenix_fleet.domain.ladder import Rung
-from phoenix_fleet.domain.models import OWNER, Artefact, Instance, InstanceState, LaunchIntent
+from phoenix_fleet.domain.models import OWNER, Artefact, Bounds, Disk, Instance, InstanceState, LaunchIntent
 from phoenix_fleet.domain.pacing import Quota
 from phoenix_fleet.domain.volumes import Snapshot, Volume, VolumeIntent
 from phoenix_fleet.platforms import _ec2_launch as launching
 from phoenix_fleet.platforms import _ec2_view as view
 from phoenix_fleet.platforms import _ec2_volumes as disks
 from phoenix_fleet.platforms._ec2_settings import Settings
-from phoenix_fleet.platforms.base import Platform, Volumes
+from phoenix_fleet.platforms.base import DiskImages, Platform, Volumes
 
 __all__ = ["Driver", "Settings"]
 
@@ -28,7 +29,7 @@ _PAGE = 1000
 """The most instances in a page: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstances.html"""
 
 
-class Driver(Platform, Volumes):
+class Driver(Platform, Volumes, DiskImages):
     """Amazon EC2. Safe from any thread."""
 
     Settings = Settings
@@ -170,6 +171,14 @@ class Driver(Platform, Volumes):
                         remedy="Replace that instance first.",
                     )
             images.delete(client, artefact)
+
+    def copy_disks(self, artefact: Artefact, folder: Path, bounds: Bounds) -> tuple[Disk, ...]:
+        """The snapshots behind the AMI, read block by block."""
+        from phoenix_fleet.platforms import _ec2_copies as copies
+
+        with self._ec2(f"look at {artefact.reference}") as client:
+            found = copies.snapshots(client, artefact)
+        return copies.copy(self._clients("ebs"), artefact, found, folder, bounds)
 
     # Inside
 

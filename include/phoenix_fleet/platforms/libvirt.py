@@ -26,6 +26,7 @@ from phoenix_fleet.platforms import _libvirt_session as sessions
 from phoenix_fleet.platforms import _libvirt_settings as chosen
 from phoenix_fleet.platforms import _libvirt_view as view
 from phoenix_fleet.platforms import _libvirt_volumes as volumes
+from phoenix_fleet.platforms._libvirt_copies import ImageDisks
 from phoenix_fleet.platforms._libvirt_data import DataVolumes
 from phoenix_fleet.platforms._libvirt_host import is_code, library, unless
 from phoenix_fleet.platforms.base import Platform
@@ -38,7 +39,7 @@ _LOOKS = 5
 """How often a host is listed anew when domains vanish meanwhile."""
 
 
-class Driver(DataVolumes, Platform):
+class Driver(DataVolumes, ImageDisks, Platform):
     """libvirt. Safe from any thread: every call has a connection of its own."""
 
     Settings = chosen.Settings

@@ -19,6 +19,7 @@ from phoenix_fleet.platforms import _vmware_rules as rules
 from phoenix_fleet.platforms import _vmware_templates as templates
 from phoenix_fleet.platforms import _vmware_view as view
 from phoenix_fleet.platforms._vmware_collect import ended, waited
+from phoenix_fleet.platforms._vmware_copies import ImageDisks
 from phoenix_fleet.platforms._vmware_data import DataVolumes
 from phoenix_fleet.platforms._vmware_errors import is_a, of_fault
 from phoenix_fleet.platforms._vmware_places import datacenter, resolve
@@ -75,7 +76,7 @@ _Where: TypeAlias = Settings
 """The same under a name that the driver's own ``Settings`` does not hide."""
 
 
-class Driver(DataVolumes, Platform):
+class Driver(DataVolumes, ImageDisks, Platform):
     """vSphere. Safe from any thread: one login serves the process."""
 
     Settings = Settings
