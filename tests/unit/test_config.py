@@ -147,7 +147,7 @@ def test_a_wrong_fleet_file_names_line_field_and_remedy(project: Project, old: s
 
 
 FAMILY_MISTAKES = [
-    ("suite: book", "suit: book", 2, "7: targets.0.build.seed.suit: unknown key. Remedy: Did you mean 'suite'?"),
+    ("suite: book", "suit: book", 1, "7: targets.0.build.seed.suit: unknown key. Remedy: Did you mean 'suite'?"),
     ("template: packer/fake.pkr.hcl", "templatee: x", 2, "6: targets.0.build.templatee: unknown key."),
     ("components: [api]", "components: [apy]", 1, "13: components.0: there is no components/apy/component.yaml. "
      "Remedy: Did you mean 'api'?"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -22,15 +22,17 @@ class _Speaks(Exception):
     """The kernel has printed something."""
 
 
-def accelerator(kernel: Path) -> str:
-    """``kvm`` if that kernel comes to print with it, else ``tcg``: what is installed says nothing.
+def accelerator(prints: Sequence[str]) -> str:
+    """``kvm`` if a kernel comes to print with it, else ``tcg``: what is installed says nothing.
+
+    ``prints`` are QEMU's arguments for a kernel that does so.
 
     Nor does the firmware: on hosts that hide features it prints, and the kernel hangs as it leaves real mode.
     """
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "tcg"
-    argv = ["qemu-system-x86_64", "-machine", "pc,accel=kvm", "-cpu", "max", "-m", "256", "-nodefaults", "-no-reboot"]
-    argv += ["-display", "none", "-serial", "stdio", "-kernel", str(kernel), "-append", "console=ttyS0 panic=-1"]
+    argv = ["qemu-system-x86_64", "-machine", "pc,accel=kvm", "-cpu", "max", "-m", "512", "-nodefaults", "-no-reboot"]
+    argv += ["-display", "none", "-serial", "stdio", *prints]
 
     def note(line: str) -> None:
         if "Linux version" in line:
