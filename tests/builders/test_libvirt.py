@@ -255,6 +255,14 @@ def published(place: Place, url: str, sha256: str) -> Target:
     )
 
 
+def test_only_a_disk_from_scratch_needs_root(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = published(place, "https://images.example/noble.img", "ab" * 32)
+    monkeypatch.setattr(builder.os, "geteuid", lambda: 1000)
+    builder.Driver(target, place.connections.__getitem__, place.folder).check()
+    with pytest.raises(InvalidConfig, match="needs root"):
+        place.builder().check()
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "told"),
     [("digest", BuildFailed, "image.yaml pins"), ("name", Unavailable, "404"), ("content", InvalidConfig, "no qcow2")],

@@ -43,12 +43,13 @@ source "qemu" "machine" {
     ["-netdev", "user,id=user.0,hostfwd=tcp:127.0.0.1:{{ .SSHHostPort }}-:22"],
   ])
 
-  communicator         = "ssh"
-  ssh_username         = "root"
-  ssh_private_key_file = var.key_file
-  ssh_timeout          = "15m"
-  shutdown_command     = "systemctl poweroff"
-  shutdown_timeout     = "5m"
+  communicator           = "ssh"
+  ssh_username           = "root"
+  ssh_private_key_file   = var.key_file
+  ssh_timeout            = "15m"
+  ssh_handshake_attempts = 100 # Ubuntu's socket takes calls long before cloud-init has let anybody in
+  shutdown_command       = "systemctl poweroff"
+  shutdown_timeout       = "5m"
 }
 
 build {
