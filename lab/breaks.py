@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.older import FAMILY
+from phoenix_fleet.configbuild import COMMON
 from phoenix_fleet.domain.errors import InvalidConfig
 
 
@@ -21,7 +22,7 @@ class Break:
     stops_at: tuple[str, ...]
     """Stages (what stands before the first dot of a task's id) of which one must fail first."""
     do: Callable[[Path], None]
-    """Breaks it, in the family's folder."""
+    """Breaks it, in the folder that families share."""
     dag: str = f"image.{FAMILY}"
     """The DAG that must stop."""
 
@@ -33,34 +34,29 @@ def _replace(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new))
 
 
-def _provisioning(home: Path) -> Path:
-    """What all families are made with."""
-    return home.parent / "common" / "provision.sh"
+def _build(common: Path) -> None:
+    _replace(common / "provision.sh", 'PACKAGES="', 'PACKAGES="phoenix-no-such-package ')
 
 
-def _build(home: Path) -> None:
-    _replace(_provisioning(home), 'PACKAGES="', 'PACKAGES="phoenix-no-such-package ')
+def _test(common: Path) -> None:
+    _replace(common / "provision.sh", 'say "hardening"\nharden\n', "")
 
 
-def _test(home: Path) -> None:
-    _replace(_provisioning(home), 'say "hardening"\nharden\n', "")
-
-
-def _certify(home: Path) -> None:
-    source = home / "components" / "shop-api" / "src" / "shop_api.py"
+def _certify(common: Path) -> None:
+    source = common / "components" / "shop-api" / "src" / "shop_api.py"
     _replace(source, "not 1 <= quantity <= self.config.order_limit", "not 1 <= quantity <= 1 + self.config.order_limit")
 
 
-def _stage(home: Path) -> None:
-    _replace(home / "environments" / "staging.yaml", "shop_order_limit: 20", "shop_order_limit: 1")
+def _stage(common: Path) -> None:
+    _replace(common / "environments" / "staging.yaml", "shop_order_limit: 20", "shop_order_limit: 1")
 
 
-def _release(home: Path) -> None:
+def _release(common: Path) -> None:
     """Nothing is wrong with the image: a person says no."""
 
 
-def _rollout(home: Path) -> None:
-    file = home / "components" / "shop-front" / "role" / "templates" / "nginx.conf"
+def _rollout(common: Path) -> None:
+    file = common / "components" / "shop-front" / "role" / "templates" / "nginx.conf"
     only_here = "{{ '127.0.0.1:' if phoenix_environment == 'production' else '' }}"
     _replace(file, "listen 8080 ", f"listen {only_here}8080 ")
 
@@ -86,5 +82,5 @@ def make(name: str, include: Path, copy: Path) -> Break:
     found = BREAKS[name]
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(include, copy, ignore=shutil.ignore_patterns("phoenix_fleet", "__pycache__"))
-    found.do(copy / "images" / FAMILY)
+    found.do(copy / "images" / COMMON)
     return found

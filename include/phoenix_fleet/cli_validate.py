@@ -120,7 +120,7 @@ class _Inspection:
         for index, target in enumerate(family.targets):
             self._exists(path, ("targets", index, "build", "template"), family.home / target.build.template)
         for name in family.components:
-            component = family.home / "components" / name / "component.yaml"
+            component = family.find(f"components/{name}/component.yaml")
             self._exists(component, ("role",), Path(family.component(name).role))
         self._exists(path, ("stage", "dataset"), family.home / family.stage.dataset)
         self._gates(path, ("test",), family.home, family.test)
@@ -147,7 +147,7 @@ class _Inspection:
 
     def _environments(self, family: ImageFamily) -> None:
         """All environments of a family must exist as far as they are named, and have the same keys."""
-        files = sorted(family.home.glob("environments/*.yaml"))
+        files = family.files("environments/*.yaml")
         keys: dict[Path, set[Location]] = {}
         for path in files:
             try:
@@ -198,8 +198,8 @@ class _Inspection:
         if fleet.platform.name not in built:
             message = f"{family.name} is built only for {', '.join(built)}, not for {fleet.platform.name}."
             self._tell(path, ("platform",), message, f"Add {fleet.platform.name} to the targets of {family.name}.")
-        if not (family.home / "environments" / f"{fleet.environment}.yaml").is_file():
-            names = sorted(file.stem for file in family.home.glob("environments/*.yaml"))
+        names = [file.stem for file in family.files("environments/*.yaml")]
+        if fleet.environment not in names:
             message = f"there is no environments/{fleet.environment}.yaml, only {', '.join(names)}."
             remedy = yamlmistakes.nearest(fleet.environment, names, f"Name one of those, or add it to {family.name}.")
             self._tell(path, ("environment",), message, remedy)

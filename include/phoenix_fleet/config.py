@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from phoenix_fleet import yamlfile, yamlmistakes
-from phoenix_fleet.configbuild import Build, Seed, Target, chosen
+from phoenix_fleet.configbuild import COMMON, Build, Seed, Target, chosen
 from phoenix_fleet.configcalendar import FreezeTime, Maintenance, QuotaLimits, Waiver, check_waivers
 from phoenix_fleet.configfields import (
     NAME,
@@ -101,7 +101,9 @@ class ImageFamily(Frozen):
     configurator: ConfiguratorDriver = Field(description="What configures throw-away instances for certification.")
     test: tuple[GateDriver, ...] = Field(min_length=1, description="Gates on a fresh instance of each artefact.")
     reboot_check: bool = Field(True, description="Reboot the test instance and test again, where the platform can.")
-    components: tuple[Name, ...] = Field(min_length=1, description="Folders below components/.")
+    components: tuple[Name, ...] = Field(
+        min_length=1, description="Folders below components/, the family's own or else those in ../common/."
+    )
     certify: GateDriver = Field(
         default_factory=lambda: Driver(name="tests", settings={"unit": True}),
         description="Gate on a fresh instance with one component. Default: the component's own unit tests, inside it.",
@@ -133,6 +135,17 @@ class ImageFamily(Frozen):
         """Platforms of its file that this deployment does not build for (``PHOENIX_TARGETS``)."""
         return self._left_out
 
+    def find(self, relative: str) -> Path:
+        """What the family has there, or else what all families share there; its own place if neither exists."""
+        own, shared = self.home / relative, self.home.parent / COMMON / relative
+        return shared if shared.exists() and not own.exists() else own
+
+    def files(self, pattern: str) -> list[Path]:
+        """Every file of that pattern that ``find`` gives, by name: its own, and those shared that it has not itself."""
+        folders = (self.home.parent / COMMON, self.home)
+        found = {path.relative_to(folder): path for folder in folders for path in folder.glob(pattern)}
+        return [found[name] for name in sorted(found)]
+
     def target(self, platform: str) -> Target:
         """What the file says of that platform.
 
@@ -145,7 +158,7 @@ class ImageFamily(Frozen):
 
     def component(self, name: str) -> Component:
         """One component with absolute paths."""
-        folder = self.home / "components" / name
+        folder = self.find(f"components/{name}")
         document = yamlfile.read(folder / "component.yaml")
         file = document.check(ComponentFile)
         _same_name(document, "component", file.component, name)
@@ -159,7 +172,7 @@ class ImageFamily(Frozen):
 
     def environment(self, name: str) -> Environment:
         """All components with the values of ``environments/<name>.yaml``."""
-        values = yamlfile.read(self.home / "environments" / f"{_checked_name(name, 'environment')}.yaml").data
+        values = yamlfile.read(self.find(f"environments/{_checked_name(name, 'environment')}.yaml")).data
         return Environment(name=name, components=tuple(map(self.component, self.components)), variables=values)
 
 
@@ -334,8 +347,8 @@ class Project:
         _same_name(document, "family", family.family, path.parent.name)
         wrong = []
         for index, name in enumerate(family.components):
-            if not (path.parent / "components" / name / "component.yaml").is_file():
-                known = sorted(file.parent.name for file in path.parent.glob("components/*/component.yaml"))
+            if not family.find(f"components/{name}/component.yaml").is_file():
+                known = [file.parent.name for file in family.files("components/*/component.yaml")]
                 message = f"there is no components/{name}/component.yaml."
                 remedy = yamlmistakes.nearest(name, known, "Add it, or remove the name.")
                 wrong.append(document.mistake(("components", index), message, remedy))

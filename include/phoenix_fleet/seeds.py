@@ -1,26 +1,26 @@
 """What a build starts from: a root file system made from scratch with mmdebstrap, at most one day old.
 
-It lies in the cache (``PHOENIX_CACHE``, default ``/var/cache/phoenix-fleet``) and, for Docker, also in the engine as
-``phoenix-seed:<suite>-<day>-<hash>``. Several builds may ask at once: one makes it, the others wait for that one.
+It lies in the cache and, for Docker, also in the engine as ``phoenix-seed:<suite>-<day>-<hash>``. Several builds may
+ask at once: one makes it, the others wait for that one.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from phoenix_fleet import processes
+from phoenix_fleet.cache import alone, cache_folder
 from phoenix_fleet.config import Seed
 from phoenix_fleet.dockercommand import DockerCommand, Failed
-from phoenix_fleet.domain.errors import BuildFailed, InvalidConfig, Unavailable
+from phoenix_fleet.domain.errors import BuildFailed, Unavailable
 
 REPOSITORY = "phoenix-seed"
 """Name under which a Docker engine holds our seeds; nothing else may use it."""
@@ -44,21 +44,6 @@ _ARGUMENTS = (
 Log = Callable[[str], None]
 
 
-def cache_folder() -> Path:
-    """The folder for what is costly to make, made when it is missing.
-
-    :raises InvalidConfig: it cannot be made or written to.
-    """
-    folder = Path(os.environ.get("PHOENIX_CACHE") or "/var/cache/phoenix-fleet")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidConfig(f"The cache {folder} cannot be made: {error}", remedy="Set PHOENIX_CACHE.") from error
-    if not os.access(folder, os.W_OK):
-        raise InvalidConfig(f"The cache {folder} cannot be written to.", remedy="Set PHOENIX_CACHE.")
-    return folder
-
-
 def name_of(seed: Seed, day: date) -> str:
     """The seed's name on that day, which changes with all that goes into it: ``bookworm-20261123-0c5d…``."""
     recipe = json.dumps([seed.suite, sorted(set(seed.include)), _ARGUMENTS])
@@ -76,10 +61,9 @@ def root_file_system(seed: Seed, log: Log, *, day: date | None = None) -> Path:
 
 
 def docker_image(seed: Seed, log: Log, *, docker: DockerCommand, day: date | None = None) -> str:
-    """A reference that the Docker engine holds: the day's seed, or ``seed.image`` if that is set.
+    """A reference that the Docker engine holds: the day's seed, or ``seed.image``, which is pinned by its digest.
 
     :raises BuildFailed: the seed cannot be made or imported.
-    :raises InvalidConfig: ``seed.image`` does not name a digest.
     :raises Unavailable: ``seed.image`` is not here and cannot be pulled, or the engine does not answer.
     """
     if seed.image:
@@ -124,9 +108,7 @@ def _root_file_system(seed: Seed, name: str, log: Log) -> Path:
 
 
 def _folder() -> Path:
-    folder = cache_folder() / "seeds"
-    folder.mkdir(exist_ok=True)
-    return folder
+    return cache_folder("seeds")
 
 
 def _older(folder: Path, name: str) -> list[Path]:
@@ -136,19 +118,12 @@ def _older(folder: Path, name: str) -> list[Path]:
     return [path for path in same if path.stem.rsplit("-", 2)[0] == suite and path.stem.rsplit("-", 2)[1] < day]
 
 
-@contextmanager
-def _lock(name: str) -> Iterator[None]:
-    """Alone with the seed of that name, on this machine. Waits for whoever has it, who is bounded in time."""
-    with (_folder() / f"{name.rsplit('-', 2)[0]}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _lock(name: str) -> AbstractContextManager[None]:
+    """Alone with the seed of that name."""
+    return alone(_folder() / f"{name.rsplit('-', 2)[0]}.lock")
 
 
 def _pulled(docker: DockerCommand, image: str, log: Log) -> str:
-    if "@sha256:" not in image:
-        raise InvalidConfig(
-            f"seed.image '{image}' can change under its name.", remedy="Write it with its digest: name@sha256:…"
-        )
     if not docker.has_image(image):
         log(f"seed: pulling {image}")
         try:
@@ -156,7 +131,7 @@ def _pulled(docker: DockerCommand, image: str, log: Log) -> str:
         except Failed as error:
             raise Unavailable(
                 f"seed.image cannot be pulled: {error}",
-                remedy="Try again, or leave seed.image out: then the seed is made from scratch.",
+                remedy="Try again; if it is gone, name a newer one in image.yaml.",
             ) from error
     return image
 

@@ -37,11 +37,11 @@ def many(root: Path) -> Path:
     fleet = yaml.load(source / "fleets" / "web.yaml")
     staging = yaml.load(source / "fleets" / "web-staging.yaml")
     (include / "fleets").mkdir(parents=True)
+    (include / "images").mkdir()
+    (include / "images" / "common").symlink_to(source / "images" / "common")
     for number in range(FAMILIES):
         home = include / "images" / f"family-{number}"
         home.mkdir(parents=True)
-        for name in ("components", "environments"):
-            (home / name).symlink_to(source / "images" / "debian-base" / name)
         family["family"] = f"family-{number}"
         family["stage"]["fleet"] = f"fleet-{number}"
         yaml.dump(family, home / "image.yaml")

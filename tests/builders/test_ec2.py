@@ -19,7 +19,7 @@ from phoenix_fleet import packer
 from phoenix_fleet.builders import _ec2_leftovers as leftovers
 from phoenix_fleet.builders import ec2 as builder
 from phoenix_fleet.builders.base import Run
-from phoenix_fleet.config import Target
+from phoenix_fleet.config import Project, Target
 from phoenix_fleet.connections import Connection
 from phoenix_fleet.domain.errors import BuildFailed, InvalidConfig, Unavailable
 from phoenix_fleet.domain.models import OWNER
@@ -32,6 +32,7 @@ from tests.contract.platforms_ec2 import granted
 
 pytestmark = [pytest.mark.slow, pytest.mark.ec2, pytest.mark.builds]
 
+CANONICAL = "099720109477"
 KEY, SECRET = "AKIATESTTESTTESTTEST", "a secret of the tests"
 DEBIAN = "136693071363"
 LATER = 24 * 3600
@@ -169,6 +170,31 @@ def test_a_build_makes_an_ami_that_the_driver_lists(account: Account, tmp_path: 
     for snapshot in account.by_hand.describe_snapshots(SnapshotIds=snapshots)["Snapshots"]:
         assert {"Key": "phoenix.owner", "Value": OWNER} in snapshot["Tags"]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("packer-")] == []
+
+
+def test_the_shipped_ubuntu_starts_from_canonicals_newest_and_from_nobody_elses(
+    account: Account, tmp_path: Path
+) -> None:
+    declared = Project.find().family("ubuntu-base").target("ec2").build.settings
+    assert declared["source_owner"] == CANONICAL
+    images = "ubuntu/images/hvm-ssd-gp3/ubuntu"
+    account.published(f"{images}-noble-24.04-amd64-server-20260814", CANONICAL)
+    newest = account.published(f"{images}-noble-24.04-amd64-server-20260926", CANONICAL)
+    for other in (
+        f"{images}-jammy-22.04-amd64-server-20261101",
+        f"{images}-noble-24.04-arm64-server-20261101",
+        "ubuntu/images-testing/hvm-ssd-gp3/ubuntu-noble-daily-amd64-server-20261101",
+    ):
+        account.published(other, CANONICAL)
+    account.published(f"{images}-noble-24.04-amd64-server-20991231", "000000000000")
+    account.published(f"{images}-noble-24.04-amd64-server-20991230", lab_ec2.ACCOUNT)
+
+    source = {key: declared[key] for key in ("source_owner", "source_name")}
+    _, said = account.build(families.make(tmp_path), tmp_path, **source)
+
+    assert f"starting from {newest} " in said
+    (asked,) = [call.params for call in account.cloud.calls if call.action == "RunInstances"]
+    assert asked["ImageId"] == newest
 
 
 def test_its_machine_is_marked_at_birth_and_closed(account: Account, tmp_path: Path) -> None:

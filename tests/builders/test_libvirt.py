@@ -20,9 +20,9 @@ from phoenix_fleet.builders import _libvirt_disk as disks
 from phoenix_fleet.builders import _libvirt_qemu as qemu
 from phoenix_fleet.builders import libvirt as builder
 from phoenix_fleet.builders.base import Run
-from phoenix_fleet.config import ImageFamily, Project
+from phoenix_fleet.config import ImageFamily, Project, Target
 from phoenix_fleet.connections import Connection
-from phoenix_fleet.domain.errors import BuildFailed, InvalidConfig, InvalidSpec
+from phoenix_fleet.domain.errors import BuildFailed, InvalidConfig, InvalidSpec, Unavailable
 from phoenix_fleet.domain.models import Artefact, Instance, LaunchIntent
 from phoenix_fleet.domain.windows import Version
 from phoenix_fleet.platforms import _libvirt_images as images
@@ -30,7 +30,7 @@ from phoenix_fleet.platforms import _libvirt_probe as probe
 from phoenix_fleet.platforms import _libvirt_session as sessions
 from phoenix_fleet.platforms import _libvirt_volumes as volumes
 from phoenix_fleet.platforms import libvirt as driver
-from tests.builders import families
+from tests.builders import families, publishing
 from tests.contract.machinery import wait_for
 from tests.sampling import WHOLE
 
@@ -241,10 +241,102 @@ def test_a_disk_from_scratch_is_provisioned_and_boots_by_itself(
     ((artefact, _),) = place.driver().list_images("debian-base")
     assert artefact.reference == made
     check_kernel_is_heard(place, artefact, monkeypatch)
-    born = place.driver().launch(
-        LaunchIntent(
-            "t", "t-01", "test", 1, "debian-base", families.VERSION, artefact, "ssh-ed25519 AAAA x", place.platform
+    _boots_by_itself(place, "debian-base", artefact)
+
+
+def published(place: Place, url: str, sha256: str) -> Target:
+    """The target of the family ``ubuntu-base`` with that cloud image for Canonical's, in the tests' own pool."""
+    found = Project.find().family("ubuntu-base").target("libvirt")
+    return Target.model_validate(
+        {
+            "platform": {"libvirt": place.platform},
+            "build": {
+                "template": found.build.template,
+                "seed": {"url": url, "sha256": sha256},
+                "settings": {**found.build.settings, "disk_gib": 4, "memory_mib": 1024},
+                "timeout": "60m",
+            },
+        }
+    )
+
+
+def test_only_a_disk_from_scratch_needs_root(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = published(place, "https://images.example/noble.img", "ab" * 32)
+    monkeypatch.setattr(builder.os, "geteuid", lambda: 1000)
+    builder.Driver(target, place.connections.__getitem__, place.folder).check()
+    with pytest.raises(InvalidConfig, match="needs root"):
+        place.builder().check()
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "told"),
+    [("digest", BuildFailed, "image.yaml pins"), ("name", Unavailable, "404"), ("content", InvalidConfig, "no qcow2")],
+)
+def test_what_is_not_what_was_pinned_is_refused_before_anything_is_made(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, kind: type[Exception], told: str
+) -> None:
+    monkeypatch.setenv("PHOENIX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(packer, "_packer", lambda *_: pytest.fail("Packer was started"))
+    web, workdir = tmp_path / "web", tmp_path / "work"
+    web.mkdir()
+    workdir.mkdir()
+    image = web / "noble.img"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(image), "64M"], check=True)
+    if change == "content":
+        image.write_bytes(b"<html>not found</html>")
+    with publishing.served(web) as server:
+        name = "nobel.img" if change == "name" else "noble.img"
+        digest = "0" * 64 if change == "digest" else publishing.sha256(image)
+        with pytest.raises(kind, match=told):
+            packer.build(
+                Project.find().family("ubuntu-base"),
+                published(place, f"{server}/{name}", digest),
+                Version.parse(families.VERSION),
+                place.connections.__getitem__,
+                workdir=workdir,
+                log=print,
+            )
+    assert place.volumes() == []
+    assert list(workdir.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not WHOLE, reason="an emulated machine boots twice; scripts/test --whole")
+def test_a_cloud_image_is_provisioned_and_boots_by_itself(place: Place, tmp_path: Path) -> None:
+    """All of the provisioning but what it installs: an emulated machine takes long over packages."""
+    web, workdir = tmp_path / "web", tmp_path / "work"
+    web.mkdir()
+    workdir.mkdir()
+    image = publishing.cloud_image(web)
+    script = Project.find().include / "images" / "common" / "provision.sh"
+    whole = script.read_text()
+    family = families.make(tmp_path, "ubuntu-base", whole.replace('say "packages"\ninstall_packages\n', ""))
+    assert (family.home.parent / "common" / "provision.sh").read_text() != whole
+    lines: list[str] = []
+    with publishing.served(web) as server:
+        made = packer.build(
+            family,
+            published(place, f"{server}/{image.name}", publishing.sha256(image)),
+            Version.parse(families.VERSION),
+            place.connections.__getitem__,
+            workdir=workdir,
+            log=lines.append,
         )
+    said = "\n".join(lines)
+    assert "download: published.img has the digest that is pinned" in said
+    assert "provision: files: common machine\n" in said
+    assert f"provision: done: ubuntu-base {families.VERSION}" in said
+    ((artefact, _),) = place.driver().list_images("ubuntu-base")
+    assert artefact.reference == made
+    _boots_by_itself(place, "ubuntu-base", artefact)
+
+
+def _boots_by_itself(place: Place, family: str, artefact: Artefact) -> None:
+    """An instance comes up from it, and its cloud-init prints the host keys that it has made."""
+    key = "ssh-ed25519 AAAA x"
+    born = place.driver().launch(
+        LaunchIntent("t", "t-01", "test", 1, family, families.VERSION, artefact, key, place.platform)
     )
     try:
         keys = wait_for(lambda: _running(place, born).host_keys, "the host keys on the console", 600)

@@ -189,6 +189,27 @@ def test_a_finished_template_is_never_swept(center: Center, tmp_path: Path, monk
     assert center.names() == {made.partition("@")[0]}
 
 
+def test_a_template_is_cloned_only_if_it_was_made_of_what_is_pinned(center: Center, tmp_path: Path) -> None:
+    """As ``ubuntu-base`` pins Canonical's OVA: whoever imported one has written down which it was."""
+    pinned, family = "ab" * 32, families.make(tmp_path)
+    noble = "source-noble"
+    for name, marks in (
+        (noble, {"phoenix.source": f"sha256:{pinned}"}),
+        (f"{noble}-older", {"phoenix.source": f"sha256:{'cd' * 32}"}),
+        (f"{noble}-bare", {"phoenix.source": pinned}),
+        (f"{noble}-silent", {}),
+    ):
+        center.lab.template(name, marks)
+    for name in (f"{noble}-older", f"{noble}-bare", f"{noble}-silent"):
+        with pytest.raises(InvalidSpec, match=f"source_sha256 is {pinned}, and the template '{name}' says") as refused:
+            center.build(family, tmp_path, source=name, source_sha256=pinned)
+        assert "docs/platforms/vmware.md" in refused.value.remedy
+    assert center.names() == set(), "nothing was cloned"
+
+    made, _ = center.build(family, tmp_path, source=noble, source_sha256=pinned)
+    assert center.names() == {made.partition("@")[0]}
+
+
 def test_what_cannot_work_is_said_before_anything_is_cloned(center: Center, tmp_path: Path) -> None:
     family = families.make(tmp_path)
     with pytest.raises(InvalidSpec, match="no template 'ubuntu'; there is: "):

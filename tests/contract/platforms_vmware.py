@@ -65,10 +65,7 @@ class VmwareLab:
     def artefact(self, family: str, version: str, *, ours: bool = True, snapshot: bool = True) -> Artefact:
         marks = {"phoenix.owner": OWNER, "phoenix.family": family, "phoenix.version": version} if ours else {}
         name = f"{family}-{version}-{next(_serial)}"
-        template = self._made(name, marks, on=False)
-        if snapshot:
-            self._done(template.CreateSnapshot_Task("base", "", False, False))
-        template.MarkAsTemplate()
+        template = self.template(name, marks, snapshot=snapshot)
         paths = ("config.instanceUuid", "config.hardware.device")
         digest = view.template_digest(self.truth(template, paths))
         return Artefact("vmware", f"{name}@{digest}", digest)
@@ -82,6 +79,14 @@ class VmwareLab:
         (disk,) = (each for each in template.config.hardware.device if isinstance(each, vim.vm.device.VirtualDisk))
         folder, _, file = disk.backing.fileName.removeprefix("[").partition("] ")
         (Path(self.found(vim.Datastore, folder).info.url) / file).write_bytes(content)
+
+    def template(self, name: str, marks: Mapping[str, str], *, snapshot: bool = True) -> Any:
+        """A template with those marks in its extra configuration."""
+        made = self._made(name, marks, on=False)
+        if snapshot:
+            self._done(made.CreateSnapshot_Task("base", "", False, False))
+        made.MarkAsTemplate()
+        return made
 
     def foreign(self, name: str, marks: Mapping[str, str]) -> str:
         return str(self._made(name, marks).config.instanceUuid)

@@ -30,7 +30,8 @@ def test_the_projects_own_files_draw_without_errors(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("PHOENIX_INCLUDE", raising=False)
     own = load_dags()
     assert not own.import_errors
-    assert {"image.debian-base", "fleet.web", "fleet.web-staging"} <= set(own.dags)
+    assert {f"image.{family}" for family in ("debian-base", "ubuntu-base")} <= set(own.dags)
+    assert {f"fleet.{fleet}" for fleet in ("web", "web-staging", "web-ubuntu-staging")} <= set(own.dags)
 
 
 def test_dags_survive_serialization(bag: Any) -> None:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,6 @@ def network(engine: Any) -> Iterator[str]:
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
     """A registry that asks for a password, on a free port of loopback."""
     folder = tmp_path_factory.mktemp("registry")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     crypted = subprocess.run(
         ["perl", "-e", "print crypt($ARGV[0], '$2y$05$abcdefghijklmnopqrstuu')", PASSWORD],
         capture_output=True,
@@ -63,19 +61,35 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
         check=True,
     ).stdout
     (folder / "htpasswd").write_text(f"{USER}:{crypted}\n")
+    with _serving(folder, {"auth": {"htpasswd": {"realm": "phoenix", "path": str(folder / "htpasswd")}}}) as port:
+        yield Connection("registry", "127.0.0.1", port, USER, PASSWORD)
+
+
+@pytest.fixture(scope="module")
+def publisher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A registry that gives to everybody, as one that publishes base images; ``host:port``."""
+    with _serving(tmp_path_factory.mktemp("publisher"), {}) as port:
+        yield f"127.0.0.1:{port}"
+
+
+@contextmanager
+def _serving(folder: Path, more: dict[str, Any]) -> Iterator[int]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     config = {
         "version": "0.1",
         "log": {"level": "error", "accesslog": {"disabled": True}},
         "storage": {"filesystem": {"rootdirectory": str(folder / "storage")}, "delete": {"enabled": True}},
         "http": {"addr": f"127.0.0.1:{port}"},
-        "auth": {"htpasswd": {"realm": "phoenix", "path": str(folder / "htpasswd")}},
+        **more,
     }
     (folder / "config.yml").write_text(json.dumps(config))
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(["docker-registry", "serve", str(folder / "config.yml")], stdout=log, stderr=log)
     try:
         wait_for(lambda: process.poll() is None and listens("127.0.0.1", port))
-        yield Connection("registry", "127.0.0.1", port, USER, PASSWORD)
+        yield port
     finally:
         process.terminate()
         process.wait(timeout=10)

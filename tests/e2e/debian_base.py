@@ -85,7 +85,7 @@ def checked(
     family: ImageFamily, platform: Docker, connections: Any, instance: Instance, folder: Path, **changed: Any
 ) -> Measurement:
     """What the family's checks say of an instance."""
-    gate = checks_gate.Driver(checks_gate.Settings(suite="checks"), connections, family.home)
+    gate = checks_gate.Driver(checks_gate.Settings(suite="../common/checks"), connections, family.home)
     subject = Subject(
         name=instance.name,
         workdir=str(folder),

@@ -257,7 +257,9 @@ class TestTheProduct:
             endpoint=f"http://{instance.address}:8080",
             facts=facts(family, **changed),
         )
-        return tests_gate.Driver(tests_gate.Settings(suite=f"stage/{suite}"), connections, family.home).measure(subject)
+        return tests_gate.Driver(
+            tests_gate.Settings(suite=f"../common/stage/{suite}"), connections, family.home
+        ).measure(subject)
 
     def test_a_component_works_on_an_instance_of_its_own(
         self, throwaway: Instance, connections: Any, family: ImageFamily, platform: Docker, tmp_path: Path

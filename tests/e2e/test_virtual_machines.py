@@ -155,8 +155,9 @@ class TestContract:
             kind = probe.kind(api, settings.model_copy(update={"domain": "auto"}), "", "")
             assert {domain.UUIDString() for domain in api.listAllDomains(0)} == scene.world.census().domains.keys()
 
-        assert builds.boots(kernel, "tcg")
-        assert kind == {"kvm": "kvm", "tcg": "qemu"}[builds.accelerator(kernel)]
+        prints = ("-kernel", str(kernel), "-append", probe.CMDLINE)
+        assert builds.boots(prints, "tcg")
+        assert kind == {"kvm": "kvm", "tcg": "qemu"}[builds.accelerator(prints)]
 
     def test_somebody_elses_machine_is_left_alone(self, scene: Scene, intent: LaunchIntent) -> None:
         platform, settings = scene.world.platform, scene.world.host.settings

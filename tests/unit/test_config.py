@@ -147,7 +147,7 @@ def test_a_wrong_fleet_file_names_line_field_and_remedy(project: Project, old: s
 
 
 FAMILY_MISTAKES = [
-    ("suite: book", "suit: book", 2, "7: targets.0.build.seed.suit: unknown key. Remedy: Did you mean 'suite'?"),
+    ("suite: book", "suit: book", 1, "7: targets.0.build.seed.suit: unknown key. Remedy: Did you mean 'suite'?"),
     ("template: packer/fake.pkr.hcl", "templatee: x", 2, "6: targets.0.build.templatee: unknown key."),
     ("components: [api]", "components: [apy]", 1, "13: components.0: there is no components/apy/component.yaml. "
      "Remedy: Did you mean 'api'?"),
@@ -330,3 +330,23 @@ def test_deadline_windows_freezes_waivers_and_quota(project: Project) -> None:
 def test_mistakes_in_them_are_told(project: Project, changed: tuple[str, str], said: str) -> None:
     lines = refused(project, "fleets/web.yaml", FLEET + CALENDAR.replace(*changed))
     assert said in "\n".join(lines)
+
+
+def test_what_a_family_has_not_itself_is_what_all_families_share(project: Project) -> None:
+    home, common = (project.include / "images" / name for name in ("base", "common"))
+    (common / "components").mkdir(parents=True)
+    (home / "components" / "api").rename(common / "components" / "api")
+    (home / "environments").rename(common / "environments")
+    (home / "environments").mkdir()
+    (home / "environments" / "staging.yaml").write_text("api_workers: 2\nbanner: own\n")
+
+    family = project.family("base")
+    assert family.component("api").role == str(common / "components" / "api" / "role")
+    assert family.environment("production").variables["banner"] == "shop"
+    assert family.environment("staging").variables["banner"] == "own"
+    names = [path.relative_to(project.include).as_posix() for path in family.files("environments/*.yaml")]
+    assert names == [
+        "images/common/environments/certify.yaml",
+        "images/common/environments/production.yaml",
+        "images/base/environments/staging.yaml",
+    ]

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from phoenix_fleet.config import Project
+from phoenix_fleet import packer
+from phoenix_fleet.config import ImageFamily, Project
 
-FAMILY = Project.find().include / "images" / "debian-base"
+COMMON = Project.find().include / "images" / "common"
 COMPONENTS = ("shop-api", "shop-front")
 
 
@@ -27,7 +28,54 @@ def read(path: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def environments() -> dict[str, dict[str, Any]]:
-    return {path.stem: read(path) for path in (FAMILY / "environments").glob("*.yaml")}
+    return {path.stem: read(path) for path in (COMMON / "environments").glob("*.yaml")}
+
+
+@pytest.fixture(scope="module")
+def families() -> dict[str, ImageFamily]:
+    return {name: Project.find().family(name) for name in ("debian-base", "ubuntu-base")}
+
+
+class TestFamilies:
+    def test_both_are_built_for_every_platform_from_one_provisioning(self, families: dict[str, ImageFamily]) -> None:
+        for family in families.values():
+            assert family.platforms == ["docker", "ec2", "vmware", "libvirt"]
+            assert [path.name for path in family.home.iterdir()] == ["image.yaml"]
+            for target in family.targets:
+                template = (family.home / target.build.template).resolve()
+                assert template.is_relative_to(COMMON.resolve())
+                assert template.is_file()
+
+    def test_both_are_proven_by_the_same_product(self, families: dict[str, ImageFamily]) -> None:
+        debian, ubuntu = families.values()
+        assert debian.environment("production") == ubuntu.environment("production")
+        assert (debian.test, debian.stage.gates) == (ubuntu.test, ubuntu.stage.gates)
+
+    def test_what_they_share_counts_among_the_inputs_of_each(
+        self, families: dict[str, ImageFamily], tmp_path: Path
+    ) -> None:
+        shutil.copytree(COMMON.parent, tmp_path / "images")
+        copies = [Project(tmp_path).family(name) for name in families]
+        before = [packer.inputs_fingerprint(family) for family in copies]
+        assert before == [packer.inputs_fingerprint(family) for family in families.values()]
+        assert len(set(before)) == 2
+        (tmp_path / "images/common/components/shop-api/src/shop_api.py").write_text("")
+        after = [packer.inputs_fingerprint(family) for family in copies]
+        assert [old == new for old, new in zip(before, after, strict=True)] == [False, False]
+
+    def test_ubuntu_starts_from_what_canonical_publishes_and_is_pinned(self, families: dict[str, ImageFamily]) -> None:
+        ubuntu = families["ubuntu-base"]
+        docker, libvirt = (ubuntu.target(name).build.seed for name in ("docker", "libvirt"))
+        assert docker is not None
+        assert re.fullmatch(r"ubuntu@sha256:[0-9a-f]{64}", docker.image)
+        assert libvirt is not None
+        assert re.fullmatch(
+            r"https://cloud-images\.ubuntu\.com/releases/noble/release-\d{8}/ubuntu-24\.04-\S+-amd64\.img", libvirt.url
+        )
+        assert ubuntu.target("ec2").build.settings["source_owner"] == "099720109477"
+        vmware = ubuntu.target("vmware").build.settings
+        assert len(vmware["source_sha256"]) == 64
+        assert re.search(r"release-(\d{8})", libvirt.url)[1] in vmware["source"]  # type: ignore[index]
 
 
 class TestEnvironments:
@@ -51,10 +99,10 @@ class TestEnvironments:
 
     def test_their_datasets_exist(self, environments: dict[str, dict[str, Any]]) -> None:
         for values in environments.values():
-            assert (FAMILY / "datasets" / values["dataset"] / "manifest.json").is_file()
+            assert (COMMON / "datasets" / values["dataset"] / "manifest.json").is_file()
 
 
-@pytest.mark.parametrize("folder", sorted((FAMILY / "datasets").iterdir()), ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", sorted((COMMON / "datasets").iterdir()), ids=lambda folder: folder.name)
 def test_a_dataset_is_what_its_manifest_says(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["name"] == folder.name
@@ -69,7 +117,7 @@ class TestRoles:
     @pytest.mark.parametrize("component", COMPONENTS)
     def test_they_need_nothing_but_what_comes_with_ansible(self, component: str) -> None:
         for part in ("tasks", "handlers"):
-            for task in read(FAMILY / "components" / component / "role" / part / "main.yml"):
+            for task in read(COMMON / "components" / component / "role" / part / "main.yml"):
                 modules = [key for key in task if "." in key]
                 assert len(modules) == 1, task["name"]
                 assert modules[0].startswith("ansible.builtin."), task["name"]
@@ -78,15 +126,14 @@ class TestRoles:
     def test_they_use_no_values_but_those_of_the_environment(
         self, component: str, environments: dict[str, dict[str, Any]]
     ) -> None:
-        role = FAMILY / "components" / component / "role"
+        role = COMMON / "components" / component / "role"
         text = "".join(path.read_text() for path in role.rglob("*") if path.is_file())
         used = set(re.findall(r"\b((?:shop|phoenix)_[a-z_]+|dataset)\b", text))
         registered = set(re.findall(r"register: (\w+)", text)) | {"shop_front_version", "shop_api"}
         assert used - registered <= {*environments["production"], "phoenix_environment"}
 
     def test_shell_scripts_can_be_read_by_the_shell(self) -> None:
-        every = [*FAMILY.rglob("*"), *(FAMILY.parent / "common").rglob("*")]
-        scripts = [path for path in every if path.is_file() and path.read_bytes().startswith(b"#!/bin/sh")]
+        scripts = [path for path in COMMON.rglob("*") if path.is_file() and path.read_bytes().startswith(b"#!/bin/sh")]
         assert len(scripts) >= 5
         for script in scripts:
             subprocess.run(["sh", "-n", str(script)], check=True)
@@ -96,11 +143,11 @@ class TestRoles:
 def installed(tmp_path: Path) -> Path:
     """The API's folder as the role makes it on an instance for certification."""
     home = tmp_path / "shop-api"
-    component = FAMILY / "components" / "shop-api"
+    component = COMMON / "components" / "shop-api"
     shutil.copytree(component / "src", home)
     shutil.copytree(component / "tests", home / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(FAMILY / "components" / "common" / "run_tests.py", home / "tests")
-    folder = FAMILY / "datasets" / "2026-10"
+    shutil.copy(COMMON / "components" / "common" / "run_tests.py", home / "tests")
+    folder = COMMON / "datasets" / "2026-10"
     manifest = json.loads((folder / "manifest.json").read_text())
     texts = {name: (folder / name).read_text() for name in manifest["files"]}
     (home / "dataset.json").write_text(json.dumps({"manifest": manifest, "texts": texts}))
@@ -167,7 +214,7 @@ class TestRunner:
     def folder(self, tmp_path: Path) -> Path:
         folder = tmp_path / "component" / "tests"
         folder.mkdir(parents=True)
-        shutil.copy(FAMILY / "components" / "common" / "run_tests.py", folder)
+        shutil.copy(COMMON / "components" / "common" / "run_tests.py", folder)
         return folder
 
     def test_every_outcome_is_in_the_junit_file(self, folder: Path) -> None:

@@ -11,6 +11,7 @@ umask 022
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 
 PACKAGES="ca-certificates nginx-light openssh-server python3 runit"
+SELF_UPDATES="apt-daily.timer apt-daily-upgrade.timer unattended-upgrades.service snapd.service snapd.socket"
 
 say() {
     echo "provision: $*"
@@ -19,6 +20,16 @@ say() {
 has_layer() {
     case " $PHOENIX_LAYERS " in *" $1 "*) return 0 ;; esac
     return 1
+}
+
+# cloud-init may still be at it, and the system's own updates would hold apt's locks. They never run again: machines
+# are replaced, not patched.
+settle() {
+    if command -v cloud-init >/dev/null; then timeout 600 cloud-init status --wait >/dev/null || true; fi
+    # shellcheck disable=SC2086 # one word per unit
+    systemctl mask $SELF_UPDATES
+    # shellcheck disable=SC2086
+    systemctl stop $SELF_UPDATES apt-daily.service apt-daily-upgrade.service || true # not each is everywhere
 }
 
 install_packages() {
@@ -37,7 +48,8 @@ install_packages() {
 }
 
 install_files() {
-    # Debian's own runit services expect folders that only its runit-init makes.
+    # Debian's own runit services expect folders that only its runit-init makes. Newer ones make no /etc/service either.
+    mkdir -p /etc/service
     find /etc/service/ -mindepth 1 -maxdepth 1 -exec rm -rf {} +
     for layer in $PHOENIX_LAYERS; do
         (cd "$PHOENIX_FILES/$layer" && find . -type f) | while read -r file; do
@@ -101,6 +113,8 @@ clean_up_machine() {
     # Down already, it saves no new seed when the machine goes off.
     systemctl stop systemd-random-seed.service
     rm -f /var/lib/systemd/random-seed
+    # The key of the build is in there, too.
+    find /var/lib/cloud -xdev -type f -exec shred -u {} + 2>/dev/null || true
     rm -rf /var/lib/cloud /var/log/journal /var/log/cloud-init*
     rm -f /etc/netplan/50-cloud-init.yaml /etc/udev/rules.d/70-persistent-*.rules /etc/sudoers.d/90-cloud-init-users
     # The build's own key: Packer leaves it where it was put in. Overwritten, since disks keep what is only deleted.
@@ -112,6 +126,7 @@ clean_up_machine() {
     fstrim -v / || true # where the disk takes it; what is free is then not stored
 }
 
+if has_layer machine; then settle; fi
 say "packages"
 install_packages
 say "files: $PHOENIX_LAYERS"

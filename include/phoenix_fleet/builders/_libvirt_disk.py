@@ -1,6 +1,8 @@
-"""A disk made from scratch that Packer can boot once: a root file system, its kernel beside it, and a key to log in.
+"""A disk that Packer can boot once, and a key to log in: made from scratch, or a cloud image that somebody publishes.
 
-It has one partition behind a gap that GRUB fits into, so that what is provisioned there boots by itself everywhere.
+One from scratch has its kernel beside it, and one partition behind a gap that GRUB fits into, so that what is
+provisioned there boots by itself everywhere. A cloud image boots by itself from the first time on, and its cloud-init
+lets the key in.
 """
 
 from __future__ import annotations
@@ -11,18 +13,24 @@ import struct
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from phoenix_fleet.builders import _tools as tools
 from phoenix_fleet.builders.base import Log
-from phoenix_fleet.domain.errors import BuildFailed
+from phoenix_fleet.domain.errors import BuildFailed, InvalidConfig
+from phoenix_fleet.platforms import _libvirt_probe as probe
+from phoenix_fleet.platforms import _libvirt_seed as nocloud
 
 LABEL = "phoenix-root"
-PROGRAMS = ("mmdebstrap", "mke2fs", "tar", "qemu-img", "qemu-system-x86_64", "ssh-keygen")
+PROGRAMS = ("qemu-img", "qemu-system-x86_64", "ssh-keygen")
+PROGRAMS_FROM_SCRATCH = ("mmdebstrap", "mke2fs", "tar")
 _MIB = 1024 * 1024
 _GAP = 1
 """MiB before the partition."""
 _SECTOR = 512
 _MAKING = timedelta(minutes=10)
+_QCOW2 = b"QFI\xfb"
+_EXTERNAL_DATA = 1 << 2
 
 
 @dataclass(frozen=True)
@@ -30,8 +38,12 @@ class Disk:
     """A raw disk and what boots it the first time."""
 
     path: Path
-    kernel: Path
-    initrd: Path
+    boot: tuple[tuple[str, str], ...]
+    """Arguments for QEMU."""
+    prints: tuple[str, ...]
+    """Arguments for QEMU by which its kernel prints on the serial console, and nothing is written."""
+    layers: str
+    """What is to be provisioned there (``PHOENIX_LAYERS``)."""
 
 
 def key(folder: Path) -> tuple[Path, str]:
@@ -63,7 +75,65 @@ def make(tar: Path, common: Path, public_key: str, folder: Path, *, gib: int, lo
         tools.run(argv, timeout=_MAKING)
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    return Disk(disk, kernel, initrd)
+    boot = (
+        ("-kernel", str(kernel)),
+        ("-initrd", str(initrd)),
+        ("-append", f"root=LABEL={LABEL} rw console=ttyS0 cloud-init=disabled"),
+    )
+    prints = ("-kernel", str(kernel), "-append", probe.CMDLINE)
+    return Disk(disk, boot, prints, "common machine scratch")
+
+
+def copy(image: Path, public_key: str, folder: Path, *, gib: int, log: Log) -> Disk:
+    """A copy of the cloud image, in that folder, with room for that many GiB.
+
+    :raises InvalidConfig: it is no qcow2 disk, is not whole by itself, or is larger than that.
+    """
+    size = _check(image, gib)
+    disk, seed = folder / "disk.raw", folder / "seed.iso"
+    log(f"build: copying a disk of {size / 1024 / _MIB:.1f} GiB to one of {gib} GiB")
+    tools.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(image), str(disk)], timeout=_MAKING)
+    os.truncate(disk, gib * 1024 * _MIB)
+    seed.write_bytes(nocloud.iso({"instance-id": "phoenix-build"}, _let_in(public_key)))
+    prints = ("-drive", f"file={disk},format=raw,if=virtio,snapshot=on")
+    return Disk(disk, (("-cdrom", str(seed)),), prints, "common machine")
+
+
+def capacity(disk: Path) -> int:
+    """The size of a qcow2 disk as a guest sees it, in bytes: https://gitlab.com/qemu-project/qemu/-/blob/master/docs/interop/qcow2.rst.
+
+    :raises ValueError: it is no qcow2 disk, or needs another file.
+    """
+    with disk.open("rb") as file:
+        head = file.read(104)
+    if head[:4] != _QCOW2 or len(head) < 104:
+        raise ValueError("is no qcow2 disk")
+    version, backing = struct.unpack(">IQ", head[4:16])
+    (features,) = struct.unpack(">Q", head[72:80])
+    if backing or (version >= 3 and features & _EXTERNAL_DATA):
+        raise ValueError("refers to another file")
+    return int.from_bytes(head[24:32], "big")
+
+
+def _check(image: Path, gib: int) -> int:
+    try:
+        size = capacity(image)
+    except ValueError as error:
+        raise InvalidConfig(
+            f"image.yaml: build.seed.url: the file {error}.", remedy="Name a cloud image in the format qcow2."
+        ) from None
+    if size > gib * 1024 * _MIB:
+        raise InvalidConfig(
+            f"image.yaml: build.settings.disk_gib: {gib} is less than the {size / 1024 / _MIB:.1f} of the cloud image.",
+            remedy="Raise disk_gib.",
+        )
+    return size
+
+
+def _let_in(public_key: str) -> dict[str, Any]:
+    """What cloud-init is told: https://docs.cloud-init.io/en/latest/reference/modules.html#users-and-groups."""
+    users = [{"name": "root", "ssh_authorized_keys": [public_key]}]
+    return {"users": users, "disable_root": False, "ssh_pwauth": False}
 
 
 def _boot_files(root: Path, folder: Path) -> tuple[Path, Path]:

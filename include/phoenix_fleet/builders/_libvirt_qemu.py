@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +15,8 @@ from phoenix_fleet.builders.base import BUILD_ID, NAME, Log, Run
 from phoenix_fleet.domain.errors import TimedOut
 from phoenix_fleet.platforms import _libvirt_probe as probe
 
+_MEMORY_MIB = 512
+"""A published cloud image needs more than a kernel alone."""
 _GUEST = re.compile(rf"{NAME}(?P<id>{BUILD_ID})\.(?P<until>\d{{9,12}})")
 
 
@@ -22,18 +24,20 @@ class _Speaks(Exception):
     """The kernel does."""
 
 
-def accelerator(kernel: Path) -> str:
-    """``kvm`` if that kernel comes to speak with it, else ``tcg``: what is installed says nothing."""
+def accelerator(prints: Sequence[str]) -> str:
+    """``kvm`` if a kernel comes to speak with it, else ``tcg``: what is installed says nothing.
+
+    ``prints`` are QEMU's arguments for a kernel that prints on the serial console.
+    """
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "tcg"
-    return "kvm" if boots(kernel, "kvm") else "tcg"
+    return "kvm" if boots(prints, "kvm") else "tcg"
 
 
-def boots(kernel: Path, accelerator: str) -> bool:
+def boots(prints: Sequence[str], accelerator: str) -> bool:
     """Whether that kernel comes to speak in a guest of QEMU's with ``kvm`` or ``tcg``, as ``probe`` hears it."""
-    argv = ["qemu-system-x86_64", "-machine", f"pc,accel={accelerator}", "-cpu", "max", "-m", str(probe.MEMORY_MIB)]
-    argv += ["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]
-    argv += ["-kernel", str(kernel), "-append", probe.CMDLINE]
+    argv = ["qemu-system-x86_64", "-machine", f"pc,accel={accelerator}", "-cpu", "max", "-m", str(_MEMORY_MIB)]
+    argv += ["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio", *prints]
 
     def note(line: str) -> None:
         if probe.kernel_speaks(line):

@@ -73,6 +73,8 @@ class Builder(ABC):
 
     Settings: ClassVar[type[BaseModel]]
     """What ``build.settings`` in an image file may say for this platform."""
+    seeds: ClassVar[tuple[str, ...]] = ()
+    """What a build may start from, of ``suite``, ``image`` and ``url``; none if its settings say that."""
     pushes: ClassVar[bool] = False
     """Whether artefacts go to the registry that ``build.registry`` names."""
 
@@ -124,7 +126,7 @@ class Builder(ABC):
         if self.target.build.seed is None:
             raise InvalidConfig(
                 f"image.yaml: the target {self.target.platform.name} has no build.seed, and it starts from one.",
-                remedy="Say which suite: seed: {suite: bookworm}.",
+                remedy=f"Write seed: with {' or '.join(self.seeds)}.",
             )
         return self.target.build.seed
 

@@ -24,6 +24,7 @@ class Driver(Builder):
     """Docker. Templates get ``seed``, ``registry`` (``host:port``), ``repository`` and the registry's login."""
 
     Settings = Settings
+    seeds = ("suite", "image")
     pushes = True
 
     def check(self) -> None:

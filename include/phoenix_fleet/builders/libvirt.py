@@ -1,4 +1,4 @@
-"""Builds for libvirt (KVM, QEMU, Xen): a disk from scratch, provisioned in a guest by Packer's ``qemu`` builder.
+"""Builds for libvirt (KVM, QEMU, Xen): a disk, made from scratch or published, that Packer provisions in a guest.
 
 The guest runs where the build runs; only the finished disk goes to the host, into the storage pool. One disk serves
 all: GRUB boots it under KVM and QEMU, and what GRUB boots from is what pvgrub and pygrub read on Xen.
@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from phoenix_fleet import seeds
+from phoenix_fleet import downloads, seeds
 from phoenix_fleet.builders import _libvirt_disk as disks
 from phoenix_fleet.builders import _libvirt_qemu as qemu
 from phoenix_fleet.builders import _tools as tools
@@ -46,19 +46,20 @@ class Settings(Frozen):
 
 
 class Driver(Builder):
-    """libvirt. Templates get the disk, its kernel, the key to log in with and how to run the guest."""
+    """libvirt. Templates get the disk, what boots it, the key to log in with and how to run the guest."""
 
     Settings = Settings
+    seeds = ("suite", "url")
 
     def check(self) -> None:
         """The programs are there, and the host has the pool."""
-        tools.check_installed(disks.PROGRAMS)
-        if os.geteuid():
+        from_scratch = self.seed().kind == "suite"
+        tools.check_installed(disks.PROGRAMS + (disks.PROGRAMS_FROM_SCRATCH if from_scratch else ()))
+        if from_scratch and os.geteuid():
             raise InvalidConfig(
                 "Making a disk from scratch needs root, for the owners of its files.",
                 remedy="Let a worker that runs as root do the builds for libvirt.",
             )
-        self.seed()
         with self._pool("look for the pool"):
             return
 
@@ -77,17 +78,16 @@ class Driver(Builder):
     def prepare(self, run: Run, log: Log) -> Inputs:
         """The disk, and a key that ends with the run."""
         key, public = disks.key(run.scratch)
-        tar = seeds.root_file_system(self.seed(), log)
-        disk = disks.make(tar, run.common, public, run.scratch, gib=self.settings.disk_gib, log=log)
+        disk = self._disk(run, public, log)
         accelerator = self.settings.accelerator
         if accelerator == "auto":
-            accelerator = qemu.accelerator(disk.kernel)
+            accelerator = qemu.accelerator(disk.prints)
         log(f"build: the guest runs with {accelerator}")
         return Inputs(
             variables={
                 "disk": str(disk.path),
-                "kernel": str(disk.kernel),
-                "initrd": str(disk.initrd),
+                "boot": disk.boot,
+                "layers": disk.layers,
                 "key_file": str(key),
                 "guest": qemu.guest_name(run),
                 "output": str(run.scratch / _OUTPUT),
@@ -123,6 +123,14 @@ class Driver(Builder):
                     _remove(pool, image, build)
 
     # Inside
+
+    def _disk(self, run: Run, public_key: str, log: Log) -> disks.Disk:
+        seed, gib = self.seed(), self.settings.disk_gib
+        if seed.kind == "url":
+            image = downloads.fetch(seed.url, seed.sha256, log)
+            return disks.copy(image, public_key, run.scratch, gib=gib, log=log)
+        tar = seeds.root_file_system(seed, log)
+        return disks.make(tar, run.common, public_key, run.scratch, gib=gib, log=log)
 
     @property
     def _place(self) -> chosen.Settings:
@@ -185,12 +193,7 @@ def _digest(file: Path) -> str:
 
 
 def _capacity(disk: Path) -> int:
-    """The size of a qcow2 disk as a guest sees it: bytes 24 to 32 of its header.
-
-    https://gitlab.com/qemu-project/qemu/-/blob/master/docs/interop/qcow2.rst
-    """
-    with disk.open("rb") as file:
-        head = file.read(32)
-    if head[:4] != b"QFI\xfb":
-        raise BuildFailed(f"{disk.name} is no qcow2 disk.", remedy="The template's format must be qcow2.")
-    return int.from_bytes(head[24:32], "big")
+    try:
+        return disks.capacity(disk)
+    except ValueError as error:
+        raise BuildFailed(f"{disk.name} {error}.", remedy="The template's format must be qcow2.") from None

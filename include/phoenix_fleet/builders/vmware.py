@@ -32,12 +32,19 @@ _TEMPORARY = re.compile(rf"{NAME}(?P<id>{BUILD_ID})\.(?P<until>\d{{9,12}})")
 _LONGEST_NAME = 80
 """Characters of a virtual machine's name: https://kb.vmware.com/s/article/2046088"""
 _DONE_WITHIN = 60
+SOURCE_MARK = "phoenix.source"
+"""In the extra configuration of a template that was imported: ``sha256:`` and the digest of what it was made of."""
 
 
 class Settings(Frozen):
     """What a template is built from, and how its temporary machine is reached."""
 
     source: str = Field(description="Name of the template to clone, which lets ssh_username in.", min_length=1)
+    source_sha256: str = Field(
+        "",
+        description="SHA-256 of what it must have been made of, as phoenix.source on it says. Default: any.",
+        pattern=r"^$|^[0-9a-f]{64}$",
+    )
     ssh_username: str = Field(description="Who may log in there.", pattern=r"^[a-z_][a-z0-9_-]{0,31}$")
     connection: str = Field(
         "phoenix_ssh", description="Airflow connection whose extra.key_file is the key for it. Default: phoenix_ssh."
@@ -61,13 +68,16 @@ class Driver(Builder):
         def do(vcenter: Any) -> None:
             center = datacenter(vcenter, self._place.datacenter)
             resolve(vcenter, center, self._place)
-            names = [name for _, seen in _machines(vcenter, center.ref) if (name := _name(seen)) and _is_template(seen)]
-            if self.settings.source not in names:
+            found = [(_name(seen), seen) for _, seen in _machines(vcenter, center.ref) if _is_template(seen)]
+            wanted = [seen for name, seen in found if name == self.settings.source]
+            if not wanted:
                 raise InvalidSpec(
                     f"image.yaml: build.settings.source: vCenter has no template '{self.settings.source}'; "
-                    f"there is: {', '.join(sorted(names)[:12]) or 'none'}.",
+                    f"there is: {', '.join(sorted(name for name, _ in found if name)[:12]) or 'none'}.",
                     remedy="Import one (docs/platforms/vmware.md), or correct the name.",
                 )
+            for each in wanted:  # of several with one name in different folders Packer would take any
+                self._check_source(each)
 
         self._ask("look for the template to clone", do)
 
@@ -147,6 +157,16 @@ class Driver(Builder):
         self._remove(lambda build_id, _: build_id == run.build_id, log)
 
     # Inside
+
+    def _check_source(self, template: dict[str, Any]) -> None:
+        """Whoever imported it has written down what was verified: vSphere keeps no digest of what it was given."""
+        pinned, own = self.settings.source_sha256, view.options(template).get(SOURCE_MARK, "")
+        if pinned and own != f"sha256:{pinned}":
+            raise InvalidSpec(
+                f"image.yaml: build.settings.source_sha256 is {pinned}, and the template '{self.settings.source}' says "
+                f"that it was made of {own[:80] or 'nothing known'}.",
+                remedy="Import what is pinned and write it down there (docs/platforms/vmware.md), or pin another.",
+            )
 
     @property
     def _place(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from phoenix_fleet.domain.models import LaunchIntent
@@ -27,18 +28,20 @@ def seed(intent: LaunchIntent, host_key: HostKey | None) -> bytes:
     if host_key:
         # https://docs.cloud-init.io/en/latest/reference/modules.html#ssh: with these it makes no others.
         user["ssh_keys"] = {"ed25519_private": host_key.private, "ed25519_public": host_key.public}
-    # JSON is YAML, and quotes what people wrote.
-    files = {"meta-data": json.dumps(meta), "user-data": f"#cloud-config\n{json.dumps(user)}\n"}
-    return _iso({name: text.encode() for name, text in files.items()})
+    return iso(meta, user)
 
 
-def _iso(files: dict[str, bytes]) -> bytes:
+def iso(meta: Mapping[str, Any], user: Mapping[str, Any]) -> bytes:
+    """The disk that tells cloud-init this meta-data and this cloud-config."""
     import pycdlib
 
+    # JSON is YAML, and quotes what people wrote.
+    texts = {"meta-data": json.dumps(meta), "user-data": f"#cloud-config\n{json.dumps(user)}\n"}
     disk = pycdlib.PyCdlib()
     disk.new(interchange_level=3, vol_ident="cidata", rock_ridge="1.09", joliet=3)
     try:
-        for index, (name, content) in enumerate(files.items()):
+        for index, (name, text) in enumerate(texts.items()):
+            content = text.encode()
             disk.add_fp(io.BytesIO(content), len(content), f"/FILE{index}.;1", rr_name=name, joliet_path=f"/{name}")
         out = io.BytesIO()
         disk.write_fp(out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+import subprocess
 from datetime import timedelta
 from pathlib import Path
 
@@ -61,6 +62,47 @@ def test_the_partition_reaches_from_the_gap_to_the_end() -> None:
     assert (active, kind, start, start + count) == (0x80, 0x83, 2048, 64 * MIB // 512)
 
 
+def qcow2(path: Path, size: int = 64 * MIB, *, options: str = "", backing: str = "") -> Path:
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", *(["-o", options] if options else [])]
+    subprocess.run([*argv, *(["-b", backing, "-F", "raw"] if backing else []), str(path), str(size)], check=True)
+    return path
+
+
+class TestCloudImages:
+    def test_a_copy_has_room_and_is_told_whom_to_let_in(self, tmp_path: Path) -> None:
+        image = qcow2(tmp_path / "noble.img")
+        disk = disks.copy(image, "ssh-ed25519 AAAA build", tmp_path, gib=1, log=print)
+        assert (disk.path.stat().st_size, disk.layers) == (1024 * MIB, "common machine")
+        ((option, seed),) = disk.boot
+        told = Path(seed).read_bytes()
+        assert option == "-cdrom"
+        assert told[32808:32814].lower() == b"cidata"
+        assert b'"ssh_authorized_keys": ["ssh-ed25519 AAAA build"]' in told
+        assert image.stat().st_size < MIB, "what lies in the cache is not written to"
+
+    def test_one_that_has_no_room_is_refused(self, tmp_path: Path) -> None:
+        image = qcow2(tmp_path / "noble.img", 2048 * MIB)
+        with pytest.raises(InvalidConfig, match=r"disk_gib: 1 is less than the 2.0 of the cloud image"):
+            disks.copy(image, "", tmp_path, gib=1, log=print)
+
+    @pytest.mark.parametrize("kind", ["other", "short", "backing", "external"])
+    def test_what_is_no_whole_disk_is_refused(self, tmp_path: Path, kind: str) -> None:
+        image, other = tmp_path / "noble.img", tmp_path / "other"
+        other.write_bytes(bytes(MIB))
+        if kind == "other":
+            image.write_bytes(b"#!/bin/sh\n" + bytes(MIB))
+        elif kind == "short":
+            image.write_bytes(b"QFI\xfb")
+        elif kind == "backing":
+            qcow2(image, MIB, backing=str(other))
+        else:
+            qcow2(image, MIB, options=f"data_file={other}")
+        told = "refers to another file" if kind in ("backing", "external") else "is no qcow2 disk"
+        with pytest.raises(InvalidConfig, match=f"url: the file {told}"):
+            disks.copy(image, "", tmp_path, gib=1, log=print)
+        assert not (tmp_path / "disk.raw").exists()
+
+
 @pytest.mark.parametrize(
     ("says", "expected"),
     [
@@ -79,7 +121,7 @@ def test_kvm_works_where_a_kernel_prints(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(qemu.os, "access", lambda *_: True)
     monkeypatch.setattr(probe, "PATIENCE", timedelta(seconds=2))
-    assert qemu.accelerator(tmp_path / "vmlinuz") == expected
+    assert qemu.accelerator(["-kernel", "vmlinuz"]) == expected
 
 
 @pytest.mark.parametrize(

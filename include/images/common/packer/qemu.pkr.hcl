@@ -1,4 +1,4 @@
-# Any family on libvirt (KVM, QEMU, Xen): a disk that was made from scratch, booted once and provisioned over SSH.
+# Any family on libvirt (KVM, QEMU, Xen): a disk, made from scratch or published, booted once and provisioned over SSH.
 #
 # Readable by Debian's Packer 1.6.6, which has every plugin built in and knows no required_plugins. A current Packer
 # takes its plugins from plugins/: run `packer init plugins` once, then build this same file.
@@ -9,8 +9,9 @@ variable "common" { type = string }
 variable "manifest" { type = string }
 
 variable "disk" { type = string }
-variable "kernel" { type = string }
-variable "initrd" { type = string }
+# Arguments for QEMU: a kernel for a disk that does not boot by itself yet, or what tells its cloud-init who may log in.
+variable "boot" { type = list(list(string)) }
+variable "layers" { type = string }
 variable "key_file" { type = string }
 # Who the guest belongs to and until when: a later sweep ends one that outlives its build.
 variable "guest" { type = string }
@@ -35,22 +36,20 @@ source "qemu" "machine" {
   memory      = var.memory_mib
   cpus        = var.cpus
   headless    = true
-  qemuargs = [
+  qemuargs = concat(var.boot, [
     ["-cpu", "max"],
-    ["-kernel", var.kernel],
-    ["-initrd", var.initrd],
     ["-serial", "file:${var.console}"],
-    ["-append", "root=LABEL=phoenix-root rw console=ttyS0 cloud-init=disabled"],
     # On loopback alone: Packer's own way would listen to everybody.
     ["-netdev", "user,id=user.0,hostfwd=tcp:127.0.0.1:{{ .SSHHostPort }}-:22"],
-  ]
+  ])
 
-  communicator         = "ssh"
-  ssh_username         = "root"
-  ssh_private_key_file = var.key_file
-  ssh_timeout          = "15m"
-  shutdown_command     = "systemctl poweroff"
-  shutdown_timeout     = "5m"
+  communicator           = "ssh"
+  ssh_username           = "root"
+  ssh_private_key_file   = var.key_file
+  ssh_timeout            = "15m"
+  ssh_handshake_attempts = 100 # Ubuntu's socket takes calls long before cloud-init has let anybody in
+  shutdown_command       = "systemctl poweroff"
+  shutdown_timeout       = "5m"
 }
 
 build {
@@ -66,7 +65,7 @@ build {
       "PHOENIX_FAMILY=${var.family}",
       "PHOENIX_VERSION=${var.version}",
       "PHOENIX_FILES=/tmp/phoenix",
-      "PHOENIX_LAYERS=common machine scratch",
+      "PHOENIX_LAYERS=${var.layers}",
     ]
     script = "${var.common}/provision.sh"
   }

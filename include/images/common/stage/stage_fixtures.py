@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-FAMILY = Path(__file__).resolve().parents[1]
+HOME = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -23,8 +23,8 @@ def facts() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def dataset(facts: dict[str, Any]) -> dict[str, Any]:
-    """The versioned dataset as it lies in the family's folder: ``name``, ``categories``, ``products``."""
-    folder = FAMILY / "datasets" / Path(facts["dataset"]).name
+    """The versioned dataset as it lies beside these tests: ``name``, ``categories``, ``products``."""
+    folder = HOME / "datasets" / Path(facts["dataset"]).name
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     tables = {Path(name).stem: json.loads((folder / name).read_text(encoding="utf-8")) for name in manifest["files"]}
     return {"name": manifest["name"], **tables}

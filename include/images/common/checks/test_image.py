@@ -1,4 +1,4 @@
-"""What every instance of debian-base must be, bare or configured. Each check is one question to the instance."""
+"""What every instance of a family must be, bare or configured. Each check is one question to the instance."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ SSHD = {
     "hostkey": "/etc/ssh/ssh_host_ed25519_key",
 }
 
+SELF_UPDATES = (
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "unattended-upgrades.service",
+    "snapd.service",
+    "snapd.socket",
+)
 LEFTOVERS = (
     "/tmp/phoenix",  # noqa: S108
     "/packer-files",
@@ -37,6 +44,11 @@ LEFTOVERS = (
     "/etc/passwd-",
     "/etc/shadow-",
 )
+
+
+def is_container(host: Any) -> bool:
+    """Whether it is one, or else a machine with an init of its own."""
+    return bool(host.file("/usr/local/sbin/phoenix-init").exists)
 
 
 def test_it_was_born_from_the_image_that_it_should(host: Any, facts: dict[str, Any]) -> None:
@@ -52,7 +64,11 @@ def test_packages_are_installed_whole(host: Any) -> None:
 
 
 def test_security_updates_are_among_its_sources(host: Any) -> None:
-    assert re.search(r"^deb\S* .*-security ", host.file("/etc/apt/sources.list").content_string, re.M)
+    # One line per source (Debian 12), or a paragraph (Ubuntu 24.04): https://manpages.debian.org/bookworm/apt/sources.list.5.
+    found = host.check_output(
+        "cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null; true"
+    )
+    assert re.search(r"^(deb\S* .*|Suites:.* )\S+-security\b", found, re.M)
 
 
 @pytest.mark.parametrize(
@@ -121,8 +137,16 @@ def test_no_key_of_the_build_lets_anybody_in(host: Any) -> None:
     assert host.check_output("ls -d /home/*/.ssh/authorized_keys* 2>/dev/null; true") == ""
 
 
+def test_nothing_patches_it_in_place(host: Any) -> None:
+    if is_container(host):
+        return
+    states = host.check_output(f"systemctl is-enabled {' '.join(SELF_UPDATES)} 2>/dev/null; true").splitlines()
+    assert [state for state in states if state != "masked"] == []
+    assert len(states) == len(SELF_UPDATES)
+
+
 def test_reboot_is_the_one_that_works_here(host: Any) -> None:
-    if not host.file("/usr/local/sbin/phoenix-init").exists:  # a machine, with an init of its own
+    if not is_container(host):
         assert host.check_output("cat /proc/1/comm") == "systemd"
         assert host.exists("reboot")
         return
