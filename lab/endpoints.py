@@ -95,9 +95,7 @@ class Feeder:
         return {row["svname"]: row for row in csv.DictReader(line for line in lines if line)}
 
     def _tell(self, command: str) -> None:
-        answer = haproxy.ask(self._control, command).strip()
-        if answer and "registered" not in answer and "deleted" not in answer:
-            print(f"{command}: {answer}", flush=True)
+        haproxy.tell(self._control, command)
 
 
 def main(file: Path) -> None:

@@ -25,6 +25,8 @@ from phoenix_fleet.domain.errors import NotFound, PhoenixError
 VERSION = "v1.20.2-phoenix-lab"
 _RENEW_SECONDS, _LEASE_SECONDS = 10, 40
 """A kubelet's own figures."""
+_LAST_SECONDS = 10
+"""How long pods of a machine that is switched off may take to notice."""
 _LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 _CAPACITY = {"cpu": "8", "memory": "16Gi", "pods": "110", "ephemeral-storage": "64Gi"}
 
@@ -84,8 +86,15 @@ class NodeAgent:
         """The machine is no more."""
         self._over.set()
         with self._lock:
-            for worker in self._workers.values():
-                worker.abandon()
+            workers = list(self._workers.values())
+        for worker in workers:
+            worker.abandon()
+        self._sweep()
+        for worker in workers:  # one of them may have been about to start something
+            worker.join(_LAST_SECONDS)
+        self._sweep()
+
+    def _sweep(self) -> None:
         kubelet_engine.sweep({guests.LABEL: self._cluster.owner, kubelet_engine.NODE: self._node.name})
 
     def _beat(self) -> None:

@@ -180,7 +180,8 @@ class Runner:
             self._pulls.next(self._pull_failed_at)
             self._pull_failed_at = time.time()
             around.tell("Warning", "Failed", f'Failed to pull image "{image}": {error}')
-            self._say(around, status.PULL_FAILED, f"rpc error: code = Unknown desc = Error response from daemon: {error}")
+            said = f"rpc error: code = Unknown desc = Error response from daemon: {error}"
+            self._say(around, status.PULL_FAILED, said)
             return False
         around.tell("Normal", "Pulled", f'Successfully pulled image "{image}"')
         return True

@@ -68,6 +68,10 @@ class PodWorker:
         """Begin."""
         self._thread.start()
 
+    def join(self, seconds: float) -> None:
+        """Return once it is over, or after that time."""
+        self._thread.join(seconds)
+
     def update(self, pod: Object) -> None:
         """The API has it so now."""
         self._pod = pod
