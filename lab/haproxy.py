@@ -61,7 +61,10 @@ def ask(control: Path, command: str) -> str:
 
 
 def tell(control: Path, command: str) -> str:
-    """The answer to a command that changes a server, printed too if it is no success. :raises OSError: nobody answers."""
+    """The answer to a command that changes a server; one that is no success is printed too.
+
+    :raises OSError: if nobody answers.
+    """
     answer = ask(control, command).strip()
     if answer and "registered" not in answer and "deleted" not in answer:
         print(f"haproxy: {command}: {answer}", flush=True)
