@@ -27,6 +27,8 @@ _SERVICES = "10.96.0.0/16"
 _FIRST_SERVICE = "10.96.0.1"
 _API_NAMES = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
 _PATIENCE = 90
+NODE_GRACE = 90
+"""Seconds that a node may be silent; 40 by default, in which an API server on a busy machine is hardly back."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ class ControlPlane:
             "root-ca-file": str(self._authority.certificate),
             "service-account-private-key-file": self._accounts(),
             "use-service-account-credentials": "true",
+            "node-monitor-grace-period": f"{NODE_GRACE}s",
         }
 
     def _scheduler(self) -> dict[str, str]:

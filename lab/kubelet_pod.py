@@ -199,11 +199,14 @@ class PodWorker:
             engine.close()
 
     def _report(self, around: Surroundings) -> None:
-        """Tell the API how it is, if that is another thing than it was told before."""
+        """Tell the API how it is, if it was told another thing before, or has changed its mind.
+
+        While the node could not say that it lives, the node controller calls its pods unready.
+        """
         addresses = {"hostIP": self._host.address} | ({"podIP": around.address} if around.address else {})
         init, main = ([each.shown() for each in runners] for runners in (self._init, self._main))
         found = status.status(self._known(), init, main, addresses, status.moment())
-        if _lasting(found) == _lasting(self._told):
+        if _lasting(found) == _lasting(self._told) and _conditions(found) <= _conditions(self._pod["status"]):
             return
         body = {"metadata": {"uid": self._meta["uid"]}, "status": found}
         try:
@@ -228,6 +231,10 @@ class PodWorker:
     @property
     def _folder(self) -> Path:
         return self._host.folder / str(self._meta["uid"])
+
+
+def _conditions(found: Object) -> set[tuple[str, str]]:
+    return {(each["type"], each["status"]) for each in found.get("conditions", [])}
 
 
 def _lasting(found: Object) -> Any:
