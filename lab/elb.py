@@ -192,10 +192,7 @@ class Balancing:
 
     def _tell(self, command: str) -> str:
         assert self._control is not None  # noqa: S101 (for the type checker)
-        answer = haproxy.ask(self._control, command).strip()
-        if answer and "registered" not in answer and "deleted" not in answer:
-            print(f"elb: {command}: {answer}", flush=True)
-        return answer
+        return haproxy.tell(self._control, command)
 
 
 def _answers(target: Target, group: Any) -> bool:

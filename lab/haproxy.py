@@ -60,6 +60,17 @@ def ask(control: Path, command: str) -> str:
     return text.decode(errors="replace")
 
 
+def tell(control: Path, command: str) -> str:
+    """The answer to a command that changes a server; one that is no success is printed too.
+
+    :raises OSError: if nobody answers.
+    """
+    answer = ask(control, command).strip()
+    if answer and "registered" not in answer and "deleted" not in answer:
+        print(f"haproxy: {command}: {answer}", flush=True)
+    return answer
+
+
 def servers(control: Path, backend: str) -> list[str]:
     """Names of all servers of a backend, whatever they do. :raises OSError: if nobody answers."""
     rows = [line.split() for line in ask(control, f"show servers state {backend}").splitlines()]
