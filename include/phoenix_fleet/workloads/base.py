@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from phoenix_fleet.connections import Connections
-from phoenix_fleet.domain.models import Artefact, LaunchIntent
+from phoenix_fleet.domain.models import LaunchIntent
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,3 @@ class Workload(ABC):
 
         :raises NotFound: there is no such workload. :raises NotOurs: it lacks our marks; nothing was touched.
         """
-
-    def reference(self, artefact: Artefact) -> str:
-        """How the artefact is called where the workloads pull it. Default: as the catalog has it."""
-        return artefact.reference
