@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lab import ec2_lab, qemu_host, vmware_lab, xen_host
+from lab import ec2_lab, kubernetes_lab, qemu_host, vmware_lab, xen_host
 from lab.places import Places
 from lab.world import Lab, alone
 from phoenix_fleet.domain.errors import PhoenixError
@@ -16,6 +16,7 @@ from phoenix_fleet.domain.errors import PhoenixError
 app = typer.Typer(help="The local data centre that the demo and the end-to-end tests share.", no_args_is_help=True)
 app.add_typer(ec2_lab.app, name="ec2")
 app.add_typer(vmware_lab.app, name="vmware")
+app.add_typer(kubernetes_lab.app, name="kubernetes")
 app.add_typer(qemu_host.app, name="libvirt")
 app.add_typer(xen_host.app, name="xen")
 console = Console(stderr=True)

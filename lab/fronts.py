@@ -40,5 +40,5 @@ def start(places: Places, processes: Processes, name: str, backend: str) -> Fron
 def owner_of(places: Places, platform: str) -> str:
     """What marks everything of the lab in those places on that platform, and begins its names."""
     home = str(places.home)
-    usual = places.home.parent == Path("/var/lib")
+    usual = places.home == Path(f"/var/lib/phoenix-lab-{platform}")
     return f"phoenix-labs-{platform}" + ("" if usual else f"-{hashlib.sha256(home.encode()).hexdigest()[:6]}")

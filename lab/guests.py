@@ -74,17 +74,51 @@ def engine() -> Iterator[Any]:
 
 def images(log: Callable[[str], None]) -> dict[str, str]:
     """The image of each release, as the engine knows it; those that are there already are used."""
+    files = {path: _guest(name) for name, path in _FILES.items()}
+    return _releases(log, "", "usr/local/bin/service", files, '["/usr/sbin/boot"]')
+
+
+def pod_images(log: Callable[[str], None]) -> dict[str, str]:
+    """The same service for pods, in which nothing else runs; the container of the last release ends at once."""
+    files = {"usr/local/bin/pod": _guest("pod.py")}
+    return _releases(log, "pod-", "usr/local/bin/pod", files, '["/usr/local/bin/pod"]')
+
+
+def _releases(
+    log: Callable[[str], None], prefix: str, broken: str, files: Mapping[str, bytes], command: str
+) -> dict[str, str]:
+    """The image of each release; in the bad one a program that does not come up takes the place of ``broken``."""
     with engine() as client:
         seed = _seed(client, _SEED, log)
         found = {}
         for version in (OLD, NEW, BAD):
-            files = {
+            content = {
                 "etc/phoenix-release": f"{version}\n".encode(),
-                "usr/local/bin/service": _guest("broken-service" if version == BAD else "service.py"),
-                **{path: _guest(name) for name, path in _FILES.items()},
+                "usr/local/bin/service": _guest("service.py"),
+                **files,
+                **({broken: _guest("broken-service")} if version == BAD else {}),
             }
-            found[version] = _image(client, version, seed, files, '["/usr/sbin/boot"]', log)
+            found[version] = _image(client, f"{prefix}{version}", seed, content, command, log)
         return found
+
+
+def push(images: Mapping[str, str], registry: str) -> dict[str, str]:
+    """The same images in that registry, by digest: ``127.0.0.1:5055/lab-machine@sha256:…``.
+
+    :param registry: host and port.
+    :raises Unavailable: it does not take one.
+    """
+    repository, found = f"{registry}/{FAMILY}", {}
+    with engine() as client:
+        for version, image in images.items():
+            client.tag(image, repository, tag=version)
+            for line in client.push(repository, tag=version, stream=True, decode=True):
+                if "error" in line:
+                    raise Unavailable(f"{repository}:{version} cannot be pushed: {line['error']}") from None
+                if "aux" in line:
+                    found[version] = f"{repository}@{line['aux']['Digest']}"
+            client.remove_image(f"{repository}:{version}")
+    return found
 
 
 def image_with_cloud_init(log: Callable[[str], None]) -> str:

@@ -10,24 +10,13 @@ from pathlib import Path
 
 import httpx
 
-from lab import haproxy
+from lab import haproxy, registry
 from lab.places import REPOSITORY, Places
 from lab.processes import Processes
 from lab.settings import HOST, Overrides, Settings, choose_port
 
 BALANCED = {"haproxy_web": "web", "haproxy_web_staging": "web-staging"}
 """Connection id by backend, which is the fleet's name."""
-_REGISTRY = """\
-version: 0.1
-log: {{level: warn}}
-storage:
-  filesystem: {{rootdirectory: {root}}}
-  delete: {{enabled: true}}
-http:
-  addr: {host}:{port}
-  headers:
-    X-Phoenix-Lab: ["{root}"]
-"""
 
 
 @dataclass(frozen=True)
@@ -47,7 +36,7 @@ class Services:
         self._places, self._processes, self._overrides = places, processes, overrides
         self.settings = Settings.read(REPOSITORY / "airflow_settings.yaml")
         self._all = [
-            Service("registry", "registry", self._registry, self._registry_answers),
+            Service("registry", "registry", partial(registry.argv, places), partial(registry.answers, places)),
             *(self._balancer(conn_id, backend) for conn_id, backend in BALANCED.items()),
             Service("alerts", "alerts_webhook", self._alerts, self._alerts_answer),
         ]
@@ -93,19 +82,6 @@ class Services:
         self._overrides.forget(conn_id)
         if port != entry["conn_port"] or extra != (entry.get("conn_extra") or {}):
             self._overrides.connection({**entry, "conn_extra": extra}, port=port)
-
-    def _registry(self, port: int) -> list[str]:
-        self._places.registry.mkdir(exist_ok=True)
-        file = self._places.home / "registry.yml"
-        file.write_text(_REGISTRY.format(root=self._places.registry, host=HOST, port=port))
-        return ["docker-registry", "serve", str(file)]
-
-    def _registry_answers(self, port: int) -> bool:
-        try:
-            headers = httpx.get(f"http://{HOST}:{port}/v2/", timeout=2).headers
-        except httpx.HTTPError:
-            return False
-        return bool(headers.get("X-Phoenix-Lab") == str(self._places.registry))
 
     def _balancer(self, conn_id: str, backend: str) -> Service:
         name, control = f"haproxy-{backend}", self.control(conn_id)
