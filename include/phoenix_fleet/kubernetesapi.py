@@ -129,16 +129,16 @@ class Cluster:
         content_type: str = "application/json",
     ) -> Object:
         with _translated(f"{method} {path} of {self.name}"):
-            answer = self._client.call_api(
-                path,
+            headers = {"Accept": "application/json", "Content-Type": content_type}
+            self._client.update_params_for_auth(headers, [], ["BearerToken"])
+            answer = self._client.request(
                 method,
+                self._client.configuration.host + path,
                 query_params=list((query or {}).items()),
-                header_params={"Accept": "application/json", "Content-Type": content_type},
+                headers=headers,
                 body=body,
-                auth_settings=["BearerToken"],
-                _preload_content=False,
                 _request_timeout=TIMEOUT,
-            )[0]
+            )
             found = json.loads(answer.data)
             if not isinstance(found, dict):
                 raise ValueError("not an object")

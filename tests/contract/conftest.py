@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from phoenix_fleet.connections import Connection
 from phoenix_fleet.domain.models import Instance
 from tests.contract import platforms_ec2
 from tests.contract.balancers_elbv2 import Elbv2Lab
@@ -15,11 +17,15 @@ from tests.contract.balancers_labs import HaproxyLab, NoneLab
 from tests.contract.gates_fixtures import Machines, make_image, make_key
 from tests.contract.gates_prometheus import Shop, a_shop
 from tests.contract.gates_world import World, a_world
+from tests.contract.kubernetes_api import leading_to
+from tests.contract.kubernetes_api import serving as serving_kubernetes
 from tests.contract.platforms_docker import DockerLab, opened
 from tests.contract.platforms_ec2 import Ec2Lab
 from tests.contract.platforms_fake import FakeLab
 from tests.contract.platforms_vmware import VmwareLab
 from tests.contract.platforms_vmware import opened as opened_vmware
+from tests.contract.workloads_labs import FakeLab as FakeWorkloadLab
+from tests.contract.workloads_labs import KubernetesLab
 from tests.unit.gates.service import serving
 
 if TYPE_CHECKING:
@@ -199,3 +205,40 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
 def born(machines: Machines) -> Instance:
     """One of them, running."""
     return machines.start()
+
+
+@pytest.fixture(scope="session")
+def kubernetes_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+    """A connection to a real API server without controllers: tests write the status that these would write."""
+    from tests.contract.kubernetes_real import opened as opened_kubernetes
+
+    with opened_kubernetes(tmp_path_factory.mktemp("kubernetes")) as connection:
+        yield connection
+
+
+def _kubernetes(request: pytest.FixtureRequest) -> Iterator[KubernetesLab]:
+    if request.param == "kubernetes":
+        with serving_kubernetes() as server:
+            yield KubernetesLab(
+                {"admin": leading_to(server.url, "admin"), "phoenix": leading_to(server.url, "phoenix")}
+            )
+        return
+    real_one = request.getfixturevalue("kubernetes_api")
+    yield KubernetesLab({"admin": real_one, "phoenix": replace(real_one, id="phoenix")})
+
+
+@pytest.fixture(params=["kubernetes", pytest.param("kubernetes-real", marks=pytest.mark.kubernetes)])
+def kubernetes_lab(request: pytest.FixtureRequest) -> Iterator[KubernetesLab]:
+    """A namespace of a cluster, on the stand-in and on a real API server."""
+    yield from _kubernetes(request)
+
+
+@pytest.fixture(params=["fake", "kubernetes", pytest.param("kubernetes-real", marks=pytest.mark.kubernetes)])
+def workload_lab(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FakeWorkloadLab | KubernetesLab]:
+    """The surroundings of one driver of workloads."""
+    if request.param == "fake":
+        yield FakeWorkloadLab(tmp_path_factory.mktemp("workloads"))
+    else:
+        yield from _kubernetes(request)

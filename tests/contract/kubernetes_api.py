@@ -20,6 +20,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from phoenix_fleet.connections import Connection
+
 Object = dict[str, Any]
 Path = tuple[str, ...]
 
@@ -40,6 +42,8 @@ class ApiServer:
     owners: dict[str, dict[str, set[Path]]] = field(default_factory=dict)
     """By object, which manager owns which fields."""
     calls: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    used: set[tuple[str, str]] = field(default_factory=set)
+    """(verb, resource) of every call."""
     forbidden: set[tuple[str, str]] = field(default_factory=set)
     """(verb, resource) that nobody may."""
     broken: Callable[[str, str], int | None] = lambda method, path: None
@@ -70,11 +74,15 @@ class ApiServer:
             return 201 if method == "POST" else 200, copy.deepcopy(found)
 
     def _answer(self, method: str, path: str, query: dict[str, str], kind: str, body: Any) -> Object:
-        if (method, path) == ("GET", "/apis/policy"):
-            return {"kind": "APIGroup", "versions": [{"groupVersion": self.policy}]}
+        if (method, path) == ("GET", "/api/v1"):
+            group, _, version = self.policy.partition("/")
+            return {"resources": [{"name": "pods/eviction", "group": group, "version": version, "kind": "Eviction"}]}
         base, sub = re.sub(r"/(status|eviction)$", "", path), path.rpartition("/")[2]
         resource = re.sub(r"^/(api/v1|apis/[^/]+/[^/]+)/(namespaces/[^/]+/)?", "", path).partition("/")[0]
-        verb = {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}[method]
+        resource = "pods/eviction" if sub == "eviction" else resource
+        listed = method == "GET" and path not in self.objects and _is_collection(path)
+        verb = "list" if listed else {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}[method]
+        self.used.add((verb, resource))
         if (verb, resource) in self.forbidden:
             raise Refused(403, f'User "phoenix" cannot {verb} resource "{resource}"')
         if "/policy/" in path and not path.startswith(f"/apis/{self.policy}/"):
@@ -83,7 +91,7 @@ class ApiServer:
             return self._evict(base, body)
         if method == "POST":
             return self._create(path, body)
-        if method == "GET" and path not in self.objects and _is_collection(path):
+        if listed:
             return self._list(path, query)
         found = self.objects.get(base)
         if found is None:
@@ -131,13 +139,19 @@ class ApiServer:
         if kind == "application/apply-patch+yaml":
             self._apply(path, found, body, manager, force=query.get("force") == "true")
         else:
-            changed = {"status": body["status"]} if sub == "status" else {k: v for k, v in body.items() if k != "status"}
+            changed = (
+                {"status": body["status"]} if sub == "status" else {k: v for k, v in body.items() if k != "status"}
+            )
             _merge(found, changed)
+            manager = f"{manager} (update)"  # the API keeps apart what one manager has applied and has updated
             for owner, fields in self.owners[path].items():
                 if owner != manager:
                     fields -= set(_leaves(changed))
             self.owners[path].setdefault(manager, set()).update(_leaves(changed))
-        if found.get("spec") != before.get("spec"):
+        annotations = [each["metadata"].get("annotations") for each in (found, before)]
+        # Of a Deployment alone annotations count too: its controller copies them to its ReplicaSets.
+        told = "/deployments/" in path and annotations[0] != annotations[1]
+        if found.get("spec") != before.get("spec") or told:
             found["metadata"]["generation"] += 1
         if found != before:
             found["metadata"]["resourceVersion"] = self._next()
@@ -207,7 +221,7 @@ def serving(policy: str = "policy/v1") -> Iterator[ApiServer]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_PATCH = do_DELETE = _serve  # noqa: N815
+        do_GET = do_POST = do_PATCH = do_DELETE = _serve
 
         def log_message(self, *args: Any) -> None:
             """Nothing."""
@@ -224,9 +238,9 @@ def serving(policy: str = "policy/v1") -> Iterator[ApiServer]:
         thread.join()
 
 
-def kubeconfig(url: str) -> Object:
-    """What leads to it, in the form that connections hold."""
-    return {
+def leading_to(url: str, conn_id: str = "kubernetes_default") -> Connection:
+    """A connection to it."""
+    told = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "lab",
@@ -234,6 +248,7 @@ def kubeconfig(url: str) -> Object:
         "users": [{"name": "lab", "user": {}}],
         "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
     }
+    return Connection(conn_id, extra={"kube_config": json.dumps(told)})
 
 
 def _is_collection(path: str) -> bool:
