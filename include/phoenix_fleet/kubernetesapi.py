@@ -167,7 +167,7 @@ def _error_of(what: str, error: Any) -> PhoenixError:
     if code == 0:
         return AuthenticationFailed(f"{what}: TLS failed: {said}.", remedy="Correct the connection's authority.")
     if code in (401, 403):
-        remedy = "Give the connection's user the shipped roles (deploy/kubernetes), or renew its credentials."
+        remedy = "Give the connection's user the shipped roles (docs/platforms/kubernetes.md), or renew its keys."
         return AuthenticationFailed(f"{what}: {said}.", remedy=remedy)
     if code == 404:
         return NotFound(f"{what}: {said}.", remedy="Correct its name, or make it.")

@@ -19,6 +19,7 @@ from tests.contract.gates_prometheus import Shop, a_shop
 from tests.contract.gates_world import World, a_world
 from tests.contract.kubernetes_api import leading_to
 from tests.contract.kubernetes_api import serving as serving_kubernetes
+from tests.contract.nodes_lab import NodesLab
 from tests.contract.platforms_docker import DockerLab, opened
 from tests.contract.platforms_ec2 import Ec2Lab
 from tests.contract.platforms_fake import FakeLab
@@ -157,11 +158,14 @@ def traffic_lab(
     return FakeBalancerLab(tmp_path_factory.mktemp("fake"))
 
 
-@pytest.fixture(params=["none", "fake", "elbv2", pytest.param("haproxy", marks=real)])
+@pytest.fixture(params=["none", "fake", "elbv2", "kubernetes_node", pytest.param("haproxy", marks=real)])
 def balancer_lab(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> NoneLab | FakeBalancerLab | HaproxyLab | Elbv2Lab:
+) -> NoneLab | FakeBalancerLab | HaproxyLab | Elbv2Lab | NodesLab:
     """The surroundings of any balancer."""
+    if request.param == "kubernetes_node":
+        nodes: NodesLab = request.getfixturevalue("nodes_lab")
+        return nodes
     if request.param == "elbv2":
         elbv2: Elbv2Lab = request.getfixturevalue("elbv2_lab")
         return elbv2
@@ -242,3 +246,10 @@ def workload_lab(
         yield FakeWorkloadLab(tmp_path_factory.mktemp("workloads"))
     else:
         yield from _kubernetes(request)
+
+
+@pytest.fixture
+def nodes_lab() -> Iterator[NodesLab]:
+    """A cluster on the stand-in, whose nodes are a fleet's instances."""
+    with serving_kubernetes() as server:
+        yield NodesLab({name: leading_to(server.url, name) for name in ("admin", "phoenix")})

@@ -329,7 +329,9 @@ def _merge(found: Object, changes: Mapping[str, Any]) -> None:
     for key, value in changes.items():
         if value is None:
             found.pop(key, None)
-        elif isinstance(value, dict) and isinstance(found.get(key), dict):
+        elif isinstance(value, dict):
+            if not isinstance(found.get(key), dict):
+                found[key] = {}
             _merge(found[key], value)
         else:
             found[key] = copy.deepcopy(value)

@@ -284,7 +284,7 @@ class TestBadInput:
     def test_a_forbidden_verb_is_known_from_the_rehearsal(self, lab: KubernetesLab, server: ApiServer) -> None:
         (one, _) = lab.driver.list_workloads("shop")
         server.forbidden.add(("patch", "deployments"))
-        with pytest.raises(AuthenticationFailed, match=r"cannot patch .*deploy/kubernetes"):
+        with pytest.raises(AuthenticationFailed, match=r"cannot patch .*docs/platforms/kubernetes"):
             lab.driver.start(one.id, intent_for("shop"), dry_run=True)
 
     def test_one_of_the_same_name_later_is_another_one(self, kubernetes_lab: KubernetesLab) -> None:
