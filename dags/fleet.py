@@ -20,7 +20,7 @@ for fleet in fleets():
         catchup=False,
         max_active_runs=1,
         default_args=defaults(fleet),
-        tags=["phoenix", "fleet", fleet.platform.name],
+        tags=["phoenix", "fleet", fleet.runs_on.name],
         doc_md=__doc__,
     ) as dag:
         release = words.await_release(fleet)

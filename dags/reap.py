@@ -21,6 +21,8 @@ with DAG(
     doc_md=__doc__,
 ) as dag:
     for fleet in fleets("reap"):
+        if fleet.workload:
+            continue  # replicas are the affair of the platform that rolls them
         told = {**defaults(fleet), **calls_owners(fleet, "orphan-instances")}
         reap_fleet.override(task_id=f"fleet.{fleet.name}", **told)(fleet.name)
     for family, _ in families("reap"):

@@ -195,9 +195,10 @@ class _Inspection:
             message = f"only the staging fleet of {family.name} may say certified, and that is '{family.stage.fleet}'."
             self._tell(path, ("requires",), message, "Write requires: released.")
         built = [*family.platforms, *family.left_out]
-        if fleet.platform.name not in built:
-            message = f"{family.name} is built only for {', '.join(built)}, not for {fleet.platform.name}."
-            self._tell(path, ("platform",), message, f"Add {fleet.platform.name} to the targets of {family.name}.")
+        if (needed := fleet.artefact_platform) not in built:
+            message = f"{family.name} is built only for {', '.join(built)}, not for {needed}."
+            key = "workload" if fleet.workload else "platform"
+            self._tell(path, (key,), message, f"Add {needed} to the targets of {family.name}.")
         names = [file.stem for file in family.files("environments/*.yaml")]
         if fleet.environment not in names:
             message = f"there is no environments/{fleet.environment}.yaml, only {', '.join(names)}."
@@ -272,7 +273,7 @@ class _Inspection:
             if suite:
                 self._exists(path, (*location, index, gate.name, "suite"), home / suite)
             for key, name in _connections_of_driver("gates", gate):
-                self._connection(path, (*location, index, gate.name, key), name)
+                self._connection(path, (*location, index, gate.name, *key), name)
 
     @cached_property
     def _known(self) -> set[str] | None:
@@ -314,12 +315,12 @@ def _connections_of_family(family: ImageFamily) -> Iterator[tuple[Location, str]
     yield ("access", "connection"), family.access.connection
     yield ("stage", "endpoint"), family.stage.endpoint
     for key, name in _connections_of_driver("configurators", family.configurator):
-        yield ("configurator", family.configurator.name, key), name
+        yield ("configurator", family.configurator.name, *key), name
     for index, target in enumerate(family.targets):
         if _pushes(target):
             yield ("targets", index, "build", "registry"), target.build.registry
         for key, name in _connections_of_driver("platforms", target.platform):
-            yield ("targets", index, "platform", target.platform.name, key), name
+            yield ("targets", index, "platform", target.platform.name, *key), name
 
 
 def _pushes(target: Target) -> bool:
@@ -331,20 +332,28 @@ def _pushes(target: Target) -> bool:
 def _connections_of_fleet(fleet: Fleet) -> Iterator[tuple[Location, str]]:
     if fleet.owners.webhook:
         yield ("owners", "webhook"), fleet.owners.webhook
-    yield ("access", "connection"), fleet.access.connection
+    if fleet.workload is None:
+        yield ("access", "connection"), fleet.access.connection
+    runs: tuple[str, drivers.Seam] = ("platform", "platforms") if fleet.platform else ("workload", "workloads")
     declared: tuple[tuple[str, drivers.Seam, Driver], ...] = (
-        ("platform", "platforms", fleet.platform),
+        (*runs, fleet.runs_on),
         ("balancer", "balancers", fleet.balancer),
         ("configurator", "configurators", fleet.configurator),
     )
     for place, seam, driver in declared:
         for key, name in _connections_of_driver(seam, driver):
-            yield (place, driver.name, key), name
+            yield (place, driver.name, *key), name
 
 
-def _connections_of_driver(seam: drivers.Seam, driver: Driver) -> Iterator[tuple[str, str]]:
+def _connections_of_driver(seam: drivers.Seam, driver: Driver) -> Iterator[tuple[Location, str]]:
+    """The connections that a driver's settings name, at the top or in the entries of a list, and where."""
     settings = drivers.load(seam, driver.name).Settings.model_validate(driver.settings)
-    for key in _CONNECTION_FIELDS:
-        name = getattr(settings, key, "")
-        if name:
-            yield key, str(name)
+    entries: list[tuple[Location, Any]] = [((), settings)]
+    for key, value in settings:
+        if isinstance(value, tuple):
+            entries += [((key, index), each) for index, each in enumerate(value)]
+    for location, each in entries:
+        for key in _CONNECTION_FIELDS:
+            name = getattr(each, key, "")
+            if name:
+                yield (*location, key), str(name)

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from phoenix_fleet import yamlfile, yamlmistakes
 from phoenix_fleet.configbuild import COMMON, Build, Seed, Target, chosen
@@ -28,13 +28,15 @@ from phoenix_fleet.configfields import (
     Frozen,
     GateDriver,
     Name,
+    OptionalPlatformDriver,
+    OptionalWorkloadDriver,
     Owners,
-    PlatformDriver,
     Portion,
     portion,
 )
 from phoenix_fleet.configfleet import Brake, Drain, Timeouts, slot_names
 from phoenix_fleet.configvolumes import DataVolume, check_volumes
+from phoenix_fleet.configworkload import artefact_platform, check_where, where
 from phoenix_fleet.domain.errors import InvalidConfig
 from phoenix_fleet.domain.ladder import Rung
 from phoenix_fleet.domain.models import Component, Environment
@@ -190,8 +192,15 @@ class Fleet(Frozen):
     schedule: str | None = Field(
         "0 4 1 * *", description="Cron expression (UTC); null: by hand only. Default: monthly."
     )
-    size: Count = Field(ge=1, le=10000, description="How many slots it has: <fleet>-01 and up.")
-    platform: PlatformDriver
+    size: Count = Field(
+        ge=1,
+        le=10000,
+        description="How many slots it has: <fleet>-01 and up. Of a fleet of workloads: how many these must be.",
+    )
+    platform: OptionalPlatformDriver = Field(None, description="Where its machines run; or else say workload.")
+    workload: OptionalWorkloadDriver = Field(
+        None, description="Workloads that replace their own instances, each a slot; instead of platform."
+    )
     balancer: BalancerDriver = Field(default_factory=lambda: Driver(name="none"))
     configurator: ConfiguratorDriver = Field(default_factory=lambda: Driver(name="none"))
     access: Access = Field(default_factory=Access)
@@ -263,6 +272,16 @@ class Fleet(Frozen):
         """Folder of its file."""
         return self._home
 
+    @property
+    def runs_on(self) -> Driver:
+        """What says where it runs: its platform, or its workloads."""
+        return where(self.platform, self.workload)
+
+    @cached_property
+    def artefact_platform(self) -> str:
+        """Name of the platform whose artefacts it runs."""
+        return artefact_platform(self.platform, self.workload)
+
     @cached_property
     def slots(self) -> list[str]:
         """Names of all slots, in order: ``web-01``, …; as many digits as the size needs, at least two."""
@@ -285,6 +304,12 @@ class Fleet(Frozen):
         surge = portion(info.data.get("max_surge", "1"), info.data.get("size", 1), up=True)
         check_volumes(volumes, info.data.get("platform"), surge)
         return volumes
+
+    @model_validator(mode="after")
+    def _runs_somewhere(self) -> Fleet:
+        others = {"balancer": self.balancer, "configurator": self.configurator, "volumes": self.volumes}
+        check_where(self.platform, self.workload, others, portion(self.max_surge, self.size, up=True))
+        return self
 
     @field_validator("waves")
     @classmethod

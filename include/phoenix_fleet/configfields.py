@@ -105,9 +105,9 @@ class Driver(Frozen):
     settings: dict[str, Any] = Field(default_factory=dict, description="The driver's own settings.")
 
 
-def _driver(seam: drivers.Seam) -> BeforeValidator:
-    def check(value: Any) -> Driver:
-        if isinstance(value, Driver):
+def _driver(seam: drivers.Seam, *, optional: bool = False) -> BeforeValidator:
+    def check(value: Any) -> Driver | None:
+        if isinstance(value, Driver) or (optional and value is None):
             return value
         if isinstance(value, str):
             name, settings = value, dict[str, Any]()
@@ -127,10 +127,12 @@ def _driver(seam: drivers.Seam) -> BeforeValidator:
         return Driver(name=name, settings=settings)
 
     schema = Annotated[str, Field(description=f"a module of {seam}/")] | Annotated[dict[str, Any], Field(max_length=1)]
-    return BeforeValidator(check, json_schema_input_type=schema)
+    return BeforeValidator(check, json_schema_input_type=schema | None if optional else schema)
 
 
 PlatformDriver = Annotated[Driver, _driver("platforms")]
+OptionalPlatformDriver = Annotated[Driver | None, _driver("platforms", optional=True)]
+OptionalWorkloadDriver = Annotated[Driver | None, _driver("workloads", optional=True)]
 BalancerDriver = Annotated[Driver, _driver("balancers")]
 ConfiguratorDriver = Annotated[Driver, _driver("configurators")]
 GateDriver = Annotated[Driver, _driver("gates")]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from phoenix_fleet.connections import Connection
 from phoenix_fleet.domain.models import Instance
 from tests.contract import platforms_ec2
 from tests.contract.balancers_elbv2 import Elbv2Lab
@@ -15,11 +17,16 @@ from tests.contract.balancers_labs import HaproxyLab, NoneLab
 from tests.contract.gates_fixtures import Machines, make_image, make_key
 from tests.contract.gates_prometheus import Shop, a_shop
 from tests.contract.gates_world import World, a_world
+from tests.contract.kubernetes_api import leading_to
+from tests.contract.kubernetes_api import serving as serving_kubernetes
+from tests.contract.nodes_lab import NodesLab
 from tests.contract.platforms_docker import DockerLab, opened
 from tests.contract.platforms_ec2 import Ec2Lab
 from tests.contract.platforms_fake import FakeLab
 from tests.contract.platforms_vmware import VmwareLab
 from tests.contract.platforms_vmware import opened as opened_vmware
+from tests.contract.workloads_labs import FakeLab as FakeWorkloadLab
+from tests.contract.workloads_labs import KubernetesLab
 from tests.unit.gates.service import serving
 
 if TYPE_CHECKING:
@@ -151,11 +158,14 @@ def traffic_lab(
     return FakeBalancerLab(tmp_path_factory.mktemp("fake"))
 
 
-@pytest.fixture(params=["none", "fake", "elbv2", pytest.param("haproxy", marks=real)])
+@pytest.fixture(params=["none", "fake", "elbv2", "kubernetes_node", pytest.param("haproxy", marks=real)])
 def balancer_lab(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> NoneLab | FakeBalancerLab | HaproxyLab | Elbv2Lab:
+) -> NoneLab | FakeBalancerLab | HaproxyLab | Elbv2Lab | NodesLab:
     """The surroundings of any balancer."""
+    if request.param == "kubernetes_node":
+        nodes: NodesLab = request.getfixturevalue("nodes_lab")
+        return nodes
     if request.param == "elbv2":
         elbv2: Elbv2Lab = request.getfixturevalue("elbv2_lab")
         return elbv2
@@ -199,3 +209,47 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
 def born(machines: Machines) -> Instance:
     """One of them, running."""
     return machines.start()
+
+
+@pytest.fixture(scope="session")
+def kubernetes_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+    """A connection to a real API server without controllers: tests write the status that these would write."""
+    from tests.contract.kubernetes_real import opened as opened_kubernetes
+
+    with opened_kubernetes(tmp_path_factory.mktemp("kubernetes")) as connection:
+        yield connection
+
+
+def _kubernetes(request: pytest.FixtureRequest) -> Iterator[KubernetesLab]:
+    if request.param == "kubernetes":
+        with serving_kubernetes() as server:
+            yield KubernetesLab(
+                {"admin": leading_to(server.url, "admin"), "phoenix": leading_to(server.url, "phoenix")}
+            )
+        return
+    real_one = request.getfixturevalue("kubernetes_api")
+    yield KubernetesLab({"admin": real_one, "phoenix": replace(real_one, id="phoenix")})
+
+
+@pytest.fixture(params=["kubernetes", pytest.param("kubernetes-real", marks=pytest.mark.kubernetes)])
+def kubernetes_lab(request: pytest.FixtureRequest) -> Iterator[KubernetesLab]:
+    """A namespace of a cluster, on the stand-in and on a real API server."""
+    yield from _kubernetes(request)
+
+
+@pytest.fixture(params=["fake", "kubernetes", pytest.param("kubernetes-real", marks=pytest.mark.kubernetes)])
+def workload_lab(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FakeWorkloadLab | KubernetesLab]:
+    """The surroundings of one driver of workloads."""
+    if request.param == "fake":
+        yield FakeWorkloadLab(tmp_path_factory.mktemp("workloads"))
+    else:
+        yield from _kubernetes(request)
+
+
+@pytest.fixture
+def nodes_lab() -> Iterator[NodesLab]:
+    """A cluster on the stand-in, whose nodes are a fleet's instances."""
+    with serving_kubernetes() as server:
+        yield NodesLab({name: leading_to(server.url, name) for name in ("admin", "phoenix")})

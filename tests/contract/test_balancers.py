@@ -13,8 +13,9 @@ from phoenix_fleet.domain.models import Backend, BackendStatus, Instance
 from tests.contract.balancers_elbv2 import Elbv2Lab
 from tests.contract.balancers_labs import STATIC, FakeLab, HaproxyLab, NoneLab
 from tests.contract.machinery import wait_for
+from tests.contract.nodes_lab import NodesLab
 
-AnyLab = NoneLab | FakeLab | HaproxyLab | Elbv2Lab
+AnyLab = NoneLab | FakeLab | HaproxyLab | Elbv2Lab | NodesLab
 TrafficLab = FakeLab | HaproxyLab | Elbv2Lab
 
 

@@ -50,10 +50,9 @@ def inspect(fleet: str, **context: Any) -> list[str]:
 
 def audit(catalog: Catalog, fleet: Fleet, now: datetime) -> tuple[str, list[auditing.Finding]]:
     """How the fleet's current window stands, and all findings about the fleet and what was left beside it."""
-    from phoenix_fleet import drivers
+    from phoenix_fleet.rollout.deps import seen_through
 
-    driver = drivers.load("platforms", fleet.platform.name)
-    platform = driver(driver.Settings.model_validate(fleet.platform.settings), world.connections)
+    platform, _ = seen_through(world.project(), fleet, world.connections)
     released = catalog.blocks.newest_good(fleet.name, fleet.family)
     rollouts = catalog.rollouts.list_rollouts(fleet.name)
     facts = auditing.FleetFacts(

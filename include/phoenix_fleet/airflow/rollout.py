@@ -100,7 +100,7 @@ def open_rollout(
 
     from phoenix_fleet.rollout.deps import deps_for
     from phoenix_fleet.rollout.pacing import check_feasible, verdict_of_plan
-    from phoenix_fleet.rollout.planning import unhindered
+    from phoenix_fleet.rollout.planning import rehearse, unhindered
 
     existing = catalog.rollouts.for_run(fleet.name, world.run_key(context))
     if existing is not None and is_judged(catalog, existing):
@@ -111,6 +111,10 @@ def open_rollout(
         world.project(), fleet, catalog, world.connections, log=world.log.info, workdir=world.workdir(context)
     )
     plan, now = _drawn(deps, fleet, image, only, errand), deps.clock.now()
+    if (checked := rehearse(deps, fleet, image, plan)) > 0:
+        world.log.info(
+            "%d of %d changes were checked by their platform, which would accept them.", checked, len(plan.slots)
+        )
     deadline = now + errand.deadline_in if errand.deadline_in else None
     verdict = verdict_of_plan(catalog, fleet, plan, world.window_of(context), now, deadline)
     for slot, why in plan.waived:

@@ -20,6 +20,9 @@ class Balancer(ABC):
 
     Settings: ClassVar[type[BaseModel]]
 
+    drains_in_turns: ClassVar[bool] = False
+    """Whether ``drain`` has to be called time and again until no connection is left. Default: once is enough."""
+
     def __init__(self, settings: Any, connections: Connections) -> None:
         self.settings = settings
         self.connections = connections

@@ -60,7 +60,7 @@ class SlotQueries:
             watched = {
                 key: str(settings.get("watch_time", ""))
                 for key, settings in connection.execute(recent.order_by(ROLLOUTS.c.id.desc()).limit(limit))
-                if (settings.get("platform") or {}).get("name") == platform
+                if (settings.get("platform") or settings.get("workload") or {}).get("name") == platform
             }
             query = select(SLOTS).where(
                 SLOTS.c.rollout_id.in_(watched), SLOTS.c.state == SlotState.DONE, SLOTS.c.new_instance != ""

@@ -32,6 +32,8 @@ class FleetShape:
     max_age: timedelta = timedelta(days=35)
     failure_domain: FailureDomain = "zone"
     """Replacements under way at once all stay within one of these."""
+    in_order: bool = False
+    """Whether what serves is replaced in the order of the slots, rather than the oldest zone and machine first."""
 
     @cached_property
     def known(self) -> frozenset[str]:

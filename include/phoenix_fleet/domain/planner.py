@@ -47,7 +47,8 @@ def plan(shape: FleetShape, target: Target, observed: Observed, now: datetime, o
     Where another instance stands beside the old one already comes first, new or left over: that gives back the room
     it takes, unless the floor holds the old one there. Empty slots follow, then what is out of service; there nothing
     is lost. Then come those that the floor held. The others follow zone by zone, the zone of the oldest first, and
-    within it host by host: what runs the wrong image before what is only too old, oldest first.
+    within it host by host: what runs the wrong image before what is only too old, oldest first. In a fleet that is to
+    go ``in_order`` they follow slot by slot.
 
     :raises InvalidConfig: if ``only`` names a slot that the fleet does not have.
     """
@@ -107,6 +108,8 @@ def _in_order(views: Sequence[SlotView], shape: FleetShape, target: Target, obse
             return (0 if may_go else 3), LONG_AGO, "", LONG_AGO, "", False, LONG_AGO
         if not view.serves:
             return 2, LONG_AGO, old.zone, LONG_AGO, old.host, False, _born(old)
+        if shape.in_order:
+            return 4, LONG_AGO, "", LONG_AGO, "", False, LONG_AGO
         oldest = hosts[old.zone, old.host]
         return 4, zones[old.zone], old.zone, oldest, old.host, not _wrong_image(old, target), _born(old)
 

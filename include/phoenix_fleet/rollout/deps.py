@@ -14,10 +14,11 @@ from phoenix_fleet.configurators.base import Configurator
 from phoenix_fleet.connections import Connections
 from phoenix_fleet.domain.clock import Clock, SystemClock
 from phoenix_fleet.domain.errors import InvalidConfig
-from phoenix_fleet.domain.models import Environment, Instance
+from phoenix_fleet.domain.models import Environment, Instance, LaunchIntent
 from phoenix_fleet.gates.base import Gate
 from phoenix_fleet.platforms.base import Platform, Volumes
 from phoenix_fleet.rollout import sshprobe
+from phoenix_fleet.rollout.revisions import InService, Revisions
 
 if TYPE_CHECKING:
     from phoenix_fleet.catalog import Catalog
@@ -55,7 +56,8 @@ class Deps:
     watch_gates: tuple[NamedGate, ...]
     environment: Environment
     """The components and values that every new instance gets."""
-    ssh_probe: SshProbe
+    ssh_probe: SshProbe | None
+    """None where nobody can log in: replicas of workloads."""
     workdir: Path
     """Where gates keep their proof."""
     log: Callable[[str], None]
@@ -68,6 +70,8 @@ class Deps:
     volumes: Volumes | None = None
     """The platform, if the fleet has data volumes there."""
     quorum_gates: tuple[NamedGate, ...] = ()
+    rehearse: Callable[[LaunchIntent], None] | None = None
+    """Has the platform check a launch without making it; None where it cannot."""
 
 
 def deps_for(
@@ -83,24 +87,36 @@ def deps_for(
 
     :raises InvalidConfig: a driver, connection, environment or key is missing or wrong.
     """
-    platform = load("platforms", fleet.platform, connections)
+    platform, balancer = seen_through(project, fleet, connections)
+    revisions = platform if isinstance(platform, Revisions) else None
     return Deps(
         catalog=catalog,
         platform=platform,
-        balancer=load("balancers", fleet.balancer, connections),
+        balancer=balancer,
         configurator=load("configurators", fleet.configurator, connections),
         verify_gates=load_gates(fleet.verify, connections, fleet.home),
         watch_gates=load_gates(fleet.watch, connections, fleet.home),
         environment=project.family(fleet.family).environment(fleet.environment),
-        ssh_probe=probe_for(platform),
+        ssh_probe=None if revisions else probe_for(platform),
         workdir=workdir,
         log=log,
         clock=catalog.clock,
-        authorized_key=public_key(fleet.access, connections),
+        authorized_key="" if revisions else public_key(fleet.access, connections),
         volumes=volumes_of(platform, fleet),
         quorum_gates=load_gates(fleet.quorum, connections, fleet.home),
-        neighbours=tuple(neighbour_of(project.fleet(name), connections) for name in fleet.depends_on),
+        neighbours=tuple(neighbour_of(project, project.fleet(name), connections) for name in fleet.depends_on),
+        rehearse=revisions.rehearse if revisions else None,
     )
+
+
+def seen_through(project: Project, fleet: Fleet, connections: Connections) -> tuple[Platform, Balancer]:
+    """The platform and the balancer that the fleet's file names, or its workloads as if they were both."""
+    if fleet.workload is None:
+        return load("platforms", fleet.runs_on, connections), load("balancers", fleet.balancer, connections)
+    target = project.family(fleet.family).target(fleet.artefact_platform)
+    workload = load("workloads", fleet.workload, connections)
+    revisions = Revisions(workload, fleet.name, fleet.size, load("platforms", target.platform, connections))
+    return revisions, InService(revisions)
 
 
 def volumes_of(platform: Platform, fleet: Fleet) -> Volumes | None:
@@ -112,17 +128,15 @@ def volumes_of(platform: Platform, fleet: Fleet) -> Volumes | None:
         return None
     if not isinstance(platform, Volumes):
         raise InvalidConfig(
-            f"{fleet.name} declares volumes, and the platform {fleet.platform.name} has no data volumes.",
+            f"{fleet.name} declares volumes, and the platform {fleet.runs_on.name} has no data volumes.",
             remedy="Take another platform; docs/howto/stateful-fleets.md names those that have them.",
         )
     return platform
 
 
-def neighbour_of(fleet: Fleet, connections: Connections) -> Neighbour:
+def neighbour_of(project: Project, fleet: Fleet, connections: Connections) -> Neighbour:
     """That fleet with the drivers that its file names."""
-    return Neighbour(
-        fleet, load("platforms", fleet.platform, connections), load("balancers", fleet.balancer, connections)
-    )
+    return Neighbour(fleet, *seen_through(project, fleet, connections))
 
 
 def load(seam: drivers.Seam, declared: Driver, connections: Connections) -> Any:

@@ -48,7 +48,7 @@ def guess_by_file(fleet: Fleet) -> Durations:
 
 def _beside(catalog: Catalog, fleet: Fleet) -> Iterator[float]:
     """Seconds of others on the platform, as if they had watched as long as this fleet does."""
-    for watch_time, seconds in catalog.rollouts.recent_seconds_beside(fleet.name, fleet.platform.name):
+    for watch_time, seconds in catalog.rollouts.recent_seconds_beside(fleet.name, fleet.runs_on.name):
         try:
             watched = _DURATION.validate_python(watch_time)
         except ValidationError:  # a file from another version of ours

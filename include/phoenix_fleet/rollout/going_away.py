@@ -44,6 +44,7 @@ def drain(work: Replacement) -> Result:
         return Moved(f"no connection is open on {old.name}")
     if (lasting := work.lasting("drained")) >= work.fleet.drain.limit:
         return _limit_reached(work, old, status.connections)
+    retiring.drain_again(work, old, instance)
     limit = work.fleet.drain.limit
     told = f"{status.connections} connections are open on {old.name}; {words(limit)} at most"
     return Waiting(told, soon(lasting, pause(limit)))

@@ -188,7 +188,7 @@ def _make(work: Replacement, driver: Volumes, declared: DataVolume, instance: In
         size_gib=declared.size_gib,
         zone=instance.zone,
         options=dict(declared.options),
-        settings=dict(work.fleet.platform.settings),
+        settings=dict(work.fleet.runs_on.settings),
     )
     for known in work.deps.catalog.intents.volumes_known(intent.label):
         if known.outcome == "failed" or (known.action == "create_volume" and known.outcome != "done"):

@@ -49,7 +49,7 @@ FRESH = timedelta(minutes=1)
 def limits_of(fleet: Fleet, quota: Quota | None = None) -> Limits:
     """What bounds the speed of a rollout of that fleet; ``quota`` is what its platform's driver says."""
     if quota is None:
-        quota = drivers.load("platforms", fleet.platform.name).limits
+        quota = Quota() if fleet.workload else drivers.load("platforms", fleet.runs_on.name).limits
     budget = shape_of(fleet).budget
     return Limits(fleet.max_in_flight, budget.max_surge or budget.max_unavailable, fleet.quota.over(quota))
 

@@ -14,9 +14,9 @@ from phoenix_fleet.config import Fleet, portion
 from phoenix_fleet.domain import planner
 from phoenix_fleet.domain.brake import Brake
 from phoenix_fleet.domain.calendars import Calendar
-from phoenix_fleet.domain.errors import InvalidConfig, NotOurs, Refused
+from phoenix_fleet.domain.errors import InUse, InvalidConfig, InvalidSpec, NotOurs, PermanentError, Refused
 from phoenix_fleet.domain.ladder import Rung, has_reached
-from phoenix_fleet.domain.models import Artefact, Backend, BackendStatus, Image, Instance, InstanceState
+from phoenix_fleet.domain.models import Artefact, Backend, BackendStatus, Image, Instance, InstanceState, LaunchIntent
 from phoenix_fleet.domain.planner import FleetShape, Observed, Plan, Target
 from phoenix_fleet.domain.volumes import withhold
 from phoenix_fleet.domain.windows import Version
@@ -41,6 +41,7 @@ def shape_of(fleet: Fleet) -> FleetShape:
         max_in_flight=fleet.max_in_flight,
         max_age=fleet.max_age,
         failure_domain=fleet.failure_domain,
+        in_order=fleet.workload is not None,
     )
 
 
@@ -117,11 +118,11 @@ def artefact_of(image: Image, fleet: Fleet) -> Artefact:
             f"{image} is {image.rung}, and {fleet.name} takes only {fleet.requires} images.",
             remedy="Choose another release.",
         )
-    artefact = image.artefacts.get(fleet.platform.name)
+    artefact = image.artefacts.get(fleet.artefact_platform)
     if artefact is None:
         raise Refused(
-            f"{image} has no artefact on {fleet.platform.name}, where {fleet.name} runs.",
-            remedy=f"Add {fleet.platform.name} to the targets of {image.family} and build it.",
+            f"{image} has no artefact on {fleet.artefact_platform}, where {fleet.name} runs.",
+            remedy=f"Add {fleet.artefact_platform} to the targets of {image.family} and build it.",
         )
     return artefact
 
@@ -143,9 +144,9 @@ def target_of(
     :raises Refused: the fleet may not take the image.
     """
     acceptable = {
-        each.version: each.artefacts[fleet.platform.name].digest
+        each.version: each.artefacts[fleet.artefact_platform].digest
         for each in catalog.images.list_images(fleet.family)
-        if good_enough(each, fleet) and fleet.platform.name in each.artefacts
+        if good_enough(each, fleet) and fleet.artefact_platform in each.artefacts
     }
     return Target(
         image.version, artefact_of(image, fleet).digest, acceptable, undone, frozenset(forced), frozenset(returning)
@@ -210,3 +211,34 @@ def draw_plan(
     names = [slot for slot in (only or shape.slots) if slot not in waived]
     drawn = planner.plan(shape, target, seen, now, names) if names else Plan()
     return replace(drawn, waived=tuple((slot, why) for slot, why in waived.items() if not only or slot in only))
+
+
+def rehearse(deps: Deps, fleet: Fleet, image: Image, plan: Plan) -> int:
+    """How many launches of the plan the platform has checked and would accept; nothing is changed.
+
+    None where it cannot check them, and none of what an earlier rollout has left half-way, which is cleaned up first.
+
+    :raises InvalidSpec: one would be refused: which, and why.
+    """
+    if deps.rehearse is None:
+        return 0
+    checked = 0
+    for slot in plan.slots:
+        intent = LaunchIntent(
+            fleet=fleet.name,
+            slot=slot.slot,
+            purpose="rehearsal",
+            attempt=1,
+            family=image.family,
+            version=str(image.version),
+            artefact=artefact_of(image, fleet),
+            settings=dict(fleet.runs_on.settings),
+        )
+        try:
+            deps.rehearse(intent)
+            checked += 1
+        except InUse:
+            continue
+        except PermanentError as error:
+            raise InvalidSpec(f"{slot.slot} of {fleet.name}: {error.args[0]}", remedy=error.remedy) from error
+    return checked

@@ -16,7 +16,16 @@ from phoenix_fleet.config import Fleet, ImageFamily, Project
 from phoenix_fleet.connections import Connections
 from phoenix_fleet.domain import reaping
 from phoenix_fleet.domain.clock import Clock, SystemClock
-from phoenix_fleet.domain.errors import Busy, InUse, NotFound, NotOurs, PhoenixError, Refused, TransientError
+from phoenix_fleet.domain.errors import (
+    Busy,
+    InUse,
+    NotFound,
+    NotOurs,
+    NotSupported,
+    PhoenixError,
+    Refused,
+    TransientError,
+)
 from phoenix_fleet.domain.fleets import Observed
 from phoenix_fleet.domain.models import Backend, BackendStatus, Instance, InstanceState
 from phoenix_fleet.domain.reaping import Inventory, Launch, Memory, Orphan, Reaping, Rules
@@ -80,8 +89,14 @@ def reaper_for(fleet: Fleet, catalog: Catalog, connections: Connections, *, log:
     """The reaper of a fleet, with the drivers that its file names.
 
     :raises InvalidConfig: one of them is missing or wrong.
+    :raises NotSupported: it is a fleet of workloads, whose platform itself removes what is left of replicas.
     """
-    platform = deps.load("platforms", fleet.platform, connections)
+    if fleet.workload:
+        raise NotSupported(
+            f"{fleet.name} is a fleet of workloads: what is left of replicas their platform removes by itself.",
+            remedy="Nothing is to be done.",
+        )
+    platform = deps.load("platforms", fleet.runs_on, connections)
     return Reaper(
         platform,
         catalog,

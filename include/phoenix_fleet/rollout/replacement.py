@@ -265,9 +265,9 @@ class Replacement:
 
         :raises Failing: the image has none on this platform.
         """
-        found = self.image.artefacts.get(self.fleet.platform.name)
+        found = self.image.artefacts.get(self.fleet.artefact_platform)
         if found is None:
-            raise Failing(f"{self.image} has no artefact on {self.fleet.platform.name}")
+            raise Failing(f"{self.image} has no artefact on {self.fleet.artefact_platform}")
         return found
 
     # What is done
@@ -283,7 +283,7 @@ class Replacement:
             version=str(self.image.version),
             artefact=self.artefact,
             authorized_key=self.deps.authorized_key,
-            settings=dict(self.fleet.platform.settings),
+            settings=dict(self.fleet.runs_on.settings),
             zone=self.facts.get("volume_zone") or self.domain[0],
         )
 

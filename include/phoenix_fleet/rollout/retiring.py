@@ -14,6 +14,8 @@ from phoenix_fleet.rollout.replacement import Identity, Replacement
 
 ASK_AGAIN = timedelta(seconds=30)
 """What shows no sign so long after it was asked for is asked for again."""
+TURN = timedelta(seconds=10)
+"""So often a balancer that drains in turns is told to drain."""
 
 
 def retire(
@@ -107,6 +109,7 @@ def _take_traffic(
         return Waiting(f"{machine.name} gets no new connections", AT_ONCE)
     cut = bool(status.connections) and cut_after is not None and work.lasting(drained) >= cut_after
     if status.connections and not cut:
+        drain_again(work, machine, instance)
         limit = f"; {words(cut_after)} at most" if cut_after is not None else ""
         return Waiting(
             f"{status.connections} connections are open on {machine.name}{limit}", pause(cut_after or timedelta())
@@ -116,6 +119,16 @@ def _take_traffic(
     except InUse as error:
         return None if cut else Waiting(plain(error), SOON)
     return None
+
+
+def drain_again(work: Replacement, machine: Identity, instance: Instance) -> None:
+    """Tell the balancer to drain once more, if it drains in turns and the next one has come."""
+    turn = f"drain turn {machine.id}"
+    last = work.since(turn)
+    if not work.deps.balancer.drains_in_turns or (last is not None and timedelta() <= last < TURN):
+        return
+    work.note(**{turn: work.now.isoformat()})
+    work.act("drain", machine, lambda: work.deps.balancer.drain(instance))
 
 
 def _was_admitted(work: Replacement, machine: Identity) -> bool:
