@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from phoenix_fleet.builders.base import Run
 from phoenix_fleet.config import ImageFamily, Project
 from phoenix_fleet.connections import Connection
 from phoenix_fleet.domain.errors import BuildFailed, InvalidConfig, InvalidSpec
-from phoenix_fleet.domain.models import Instance, LaunchIntent
+from phoenix_fleet.domain.models import Bounds, Instance, LaunchIntent, Subject
 from phoenix_fleet.domain.windows import Version
+from phoenix_fleet.gates import hygiene
 from phoenix_fleet.platforms import _libvirt_images as images
 from phoenix_fleet.platforms import _libvirt_volumes as volumes
 from phoenix_fleet.platforms import libvirt as driver
@@ -236,6 +238,10 @@ def test_a_disk_from_scratch_is_provisioned_and_boots_by_itself(place: Place, tm
     assert [path.name for path in workdir.iterdir()] == ["packer.log"]
     ((artefact, _),) = place.driver().list_images("debian-base")
     assert artefact.reference == made
+    copies = place.driver().copy_disks(artefact, tmp_path, Bounds(4 * 1024**3, timedelta(minutes=10)))
+    gate = hygiene.Driver(hygiene.Settings(), place.connections.__getitem__, tmp_path)
+    found = gate.measure(Subject("the finished disk", str(tmp_path), artefact=artefact, disks=copies))
+    assert (found.passed, found.error, found.details.get("findings")) == (True, "", [])
     born = place.driver().launch(
         LaunchIntent(
             "t", "t-01", "test", 1, "debian-base", families.VERSION, artefact, "ssh-ed25519 AAAA x", place.platform

@@ -99,7 +99,7 @@ clean_up() {
 # What cloud-init and the one who builds have left. Whoever may log in next is told at the next boot.
 clean_up_machine() {
     # Down already, it saves no new seed when the machine goes off.
-    systemctl stop systemd-random-seed.service
+    systemctl stop systemd-random-seed.service || true # none runs where nothing was booted
     rm -f /var/lib/systemd/random-seed
     rm -rf /var/lib/cloud /var/log/journal /var/log/cloud-init*
     rm -f /etc/netplan/50-cloud-init.yaml /etc/udev/rules.d/70-persistent-*.rules /etc/sudoers.d/90-cloud-init-users
