@@ -23,8 +23,9 @@ from phoenix_fleet.builders.base import Run
 from phoenix_fleet.config import ImageFamily, Project, Target
 from phoenix_fleet.connections import Connection
 from phoenix_fleet.domain.errors import BuildFailed, InvalidConfig, InvalidSpec, Unavailable
-from phoenix_fleet.domain.models import Artefact, Instance, LaunchIntent
+from phoenix_fleet.domain.models import Artefact, Bounds, Instance, LaunchIntent, Subject
 from phoenix_fleet.domain.windows import Version
+from phoenix_fleet.gates import hygiene
 from phoenix_fleet.platforms import _libvirt_images as images
 from phoenix_fleet.platforms import _libvirt_probe as probe
 from phoenix_fleet.platforms import _libvirt_session as sessions
@@ -241,6 +242,10 @@ def test_a_disk_from_scratch_is_provisioned_and_boots_by_itself(
     ((artefact, _),) = place.driver().list_images("debian-base")
     assert artefact.reference == made
     check_kernel_is_heard(place, artefact, monkeypatch)
+    copies = place.driver().copy_disks(artefact, tmp_path, Bounds(4 * 1024**3, timedelta(minutes=10)))
+    gate = hygiene.Driver(hygiene.Settings(), place.connections.__getitem__, tmp_path)
+    found = gate.measure(Subject("the finished disk", str(tmp_path), artefact=artefact, disks=copies))
+    assert (found.passed, found.error, found.details.get("findings")) == (True, "", [])
     _boots_by_itself(place, "debian-base", artefact)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from phoenix_fleet.config import Project
 from phoenix_fleet.domain.models import Artefact, Disk, Subject
 from phoenix_fleet.domain.verdicts import Measurement, Verdict, judge
 from tests.contract.gates_fixtures import a_system, docker
@@ -138,14 +139,43 @@ def test_a_clean_disk_has_no_findings_whatever_was_deleted_on_it(tmp_path: Path,
     ]
 
 
-def test_the_key_that_packer_leaves_is_found_until_the_provisioning_takes_it(tmp_path: Path) -> None:
-    key = b"ssh-rsa " + b"A" * 370 + b" phoenix-build-debian-base-2026.11-1-0123abcd\n"
-    left = system(tmp_path / "left", ("home/admin/.ssh/authorized_keys", key))
-    (tmp_path / "1").mkdir()
-    measurement = measure(tmp_path, Disk(str(disk(tmp_path / "1", left, {})), "raw"))
+@pytest.mark.docker
+def test_the_key_that_packer_leaves_is_found_until_the_provisioning_takes_it(world: World, tmp_path: Path) -> None:
+    """The end of the real provisioning script, on a machine's root with what a build has put there."""
+    key = "ssh-rsa " + "A" * 370 + " phoenix-build-debian-base-2026.11-1-0123abcd"
+    left = (
+        f"install -d /home/admin/.ssh /root/.ssh /var/lib/cloud/instance; echo {key} >/root/.ssh/authorized_keys; "
+        "cp /root/.ssh/authorized_keys /home/admin/.ssh/; echo x >/var/lib/cloud/instance/user-data.txt; "
+        "echo 'admin ALL=(ALL) NOPASSWD:ALL' >/etc/sudoers.d/90-cloud-init-users; echo 0123 >/etc/machine-id; "
+        "echo 1234 >/var/lib/systemd/random-seed; ls >/root/.bash_history; "
+    )
+    prepare = f"mkdir -p /etc/sudoers.d /var/lib/systemd; {left}"
+    script = (Project.find().include / "images/common/provision.sh").read_text()
+    cleaning = script.partition('\nsay "packages"')[0] + "\nclean_up\n"
+    before, after = (
+        _after(world, tmp_path / name, prepare + more) for name, more in (("before", ""), ("after", cleaning))
+    )
 
-    assert judge(measurement) is Verdict.FAILED
-    assert [row["path"] for row in measurement.details["findings"]] == ["/home/admin/.ssh/authorized_keys"]
+    found = {row["path"] for row in before.details["findings"]}
+    assert {"/root/.ssh/authorized_keys", "/home/admin/.ssh/authorized_keys", "/var/lib/systemd/random-seed"} <= found
+    assert {"/etc/ssh/ssh_host_ed25519_key", "/etc/machine-id", "/etc/sudoers.d/90-cloud-init-users"} <= found
+    assert (after.details.get("findings"), after.error) == ([], "")
+    assert judge(after) is Verdict.PASSED
+
+
+def _after(world: World, folder: Path, script: str) -> Measurement:
+    """What the gate says of a disk with a Debian on which that has run as root."""
+    root = folder / "root"
+    root.mkdir(parents=True)
+    container = docker("create", "-i", "-e", "PHOENIX_LAYERS=common machine", world.machines.image, "sh", "-s")
+    try:
+        docker("start", "-i", container, stdin=script.encode())
+        with (folder / "rootfs.tar").open("wb") as file:
+            subprocess.run(["docker", "export", container], stdout=file, check=True)
+    finally:
+        docker("rm", "--force", container)
+    subprocess.run(["tar", "-xf", str(folder / "rootfs.tar"), "-C", str(root)], check=True)
+    return measure(folder, Disk(str(making.mbr(folder / "disk", making.ext(folder / "fs", root, 512))), "raw"))
 
 
 def test_names_of_whiteouts_delete_nothing_on_a_disk(tmp_path: Path) -> None:

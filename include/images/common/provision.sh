@@ -111,7 +111,7 @@ clean_up() {
 # What cloud-init and the one who builds have left. Whoever may log in next is told at the next boot.
 clean_up_machine() {
     # Down already, it saves no new seed when the machine goes off.
-    systemctl stop systemd-random-seed.service
+    systemctl stop systemd-random-seed.service || true # none runs where nothing was booted
     rm -f /var/lib/systemd/random-seed
     # The key of the build is in there, too.
     find /var/lib/cloud -xdev -type f -exec shred -u {} + 2>/dev/null || true
