@@ -306,7 +306,7 @@ def test_what_is_not_what_was_pinned_is_refused_before_anything_is_made(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(not WHOLE, reason="an emulated machine boots twice; scripts/test --whole")
 def test_a_cloud_image_is_provisioned_and_boots_by_itself(place: Place, tmp_path: Path) -> None:
     """All of the provisioning but what it installs: an emulated machine takes long over packages."""
