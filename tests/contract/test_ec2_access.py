@@ -127,6 +127,10 @@ def test_each_action_of_the_policies_is_used(ec2_lab: Ec2Lab, elbv2_lab: Elbv2La
     platform.detach_volume(made.id, machine.id)
     used["mover"] = _needed(ec2_lab, begin) - {"ec2:DescribeInstances"}
 
+    (kept,), begin = platform.list_snapshots(made.id), len(ec2_lab.cloud.calls)
+    platform.delete_snapshot(made.id, kept.id)
+    used["pruner"] = _needed(ec2_lab, begin)
+
     assert used == {policy: granted(policy) for policy in POLICIES}
 
 
