@@ -85,7 +85,7 @@ class Founder:
             authorized_key=self._key,
             settings=fleet.platform.settings,
         )
-        launched = platform.launch(intent)
+        launched = self._until(f"{member.slot} is launched", lambda: platform.launch(intent), bool)
         instance: Instance = self._until(
             f"{member.slot} runs", lambda: platform.get_instance(launched.id), lambda found: bool(_reachable(found))
         )

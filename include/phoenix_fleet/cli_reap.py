@@ -31,6 +31,8 @@ def reap(
 ) -> None:
     """Terminate what crashes left of a fleet, or of a family's throw-away instances and dead images.
 
+    Of a fleet with data volumes the snapshots go, too, that are older than those which are kept.
+
     A few at a time, and only what was an orphan at looks hours apart. It exits with 1 if a person must look.
     """
     from phoenix_fleet.catalog import Catalog
@@ -59,10 +61,15 @@ def _fleet(
     project: Project, name: str, catalog: Catalog, connections: Connections, who: tuple[str, str] | None
 ) -> _Lines:
     from phoenix_fleet.rollout.reaping import reaper_for
+    from phoenix_fleet.rollout.reaping_snapshots import snapshot_reaper_for
 
-    reaper = reaper_for(project.fleet(name), catalog, connections, log=_quiet)
+    fleet = project.fleet(name)
+    reaper = reaper_for(fleet, catalog, connections, log=_quiet)
     found = reaper.run(actor=who[0], reason=who[1]) if who else reaper.look()
-    return found.lines(), [found.alarm] if found.alarm else []
+    lines = found.lines()
+    if (snapshots := snapshot_reaper_for(fleet, catalog, connections, log=_quiet)) is not None:
+        lines += (snapshots.run() if who else snapshots.look()).lines()
+    return lines, [found.alarm] if found.alarm else []
 
 
 def _family(

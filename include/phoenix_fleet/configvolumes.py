@@ -25,6 +25,13 @@ class DataVolume(Frozen):
         pattern=r"^(/[A-Za-z0-9_.-]{1,64}){0,8}$",
     )
     filesystem: Literal["ext4", "xfs"] = Field("ext4", description="What a blank one is formatted with. Default: ext4.")
+    snapshots: int = Field(
+        3,
+        ge=1,
+        le=1000,
+        description="How many of its snapshots the reaper leaves in each slot, the newest; those of a rollout under "
+        "way are kept beside them. Default: 3.",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="The platform's own options for it.")
 
     @property

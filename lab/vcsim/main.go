@@ -67,7 +67,7 @@ func (v *vcenter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case *types.PowerOnVM_Task:
 		v.inner.ServeHTTP(w, r)
 		v.boot(spec.This)
-	case *types.CreateVirtualDisk_Task, *types.CopyVirtualDisk_Task, *types.MoveVirtualDisk_Task:
+	case *types.CreateVirtualDisk_Task, *types.CopyVirtualDisk_Task, *types.MoveVirtualDisk_Task, *types.DeleteVirtualDisk_Task:
 		v.disk(w, r)
 	case *types.ExportVm:
 		export(w, spec)

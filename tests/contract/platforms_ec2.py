@@ -26,7 +26,7 @@ from tests.contract import machinery
 KEY = "AKIATESTTESTTESTTEST"
 SECRET = "a secret of the tests"
 ROLE = f"arn:aws:iam::{lab_ec2.ACCOUNT}:role/replacer"
-POLICIES = ("replacer", "keeper", "mover", "examiner")
+POLICIES = ("replacer", "keeper", "mover", "pruner", "examiner")
 _serial = itertools.count(1)
 
 

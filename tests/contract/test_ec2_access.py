@@ -129,6 +129,10 @@ def test_each_action_of_the_policies_is_used(ec2_lab: Ec2Lab, elbv2_lab: Elbv2La
     platform.detach_volume(made.id, machine.id)
     used["mover"] = _needed(ec2_lab, begin) - {"ec2:DescribeInstances"}
 
+    (kept,), begin = platform.list_snapshots(made.id), len(ec2_lab.cloud.calls)
+    platform.delete_snapshot(made.id, kept.id)
+    used["pruner"] = _needed(ec2_lab, begin)
+
     image, disk = ec2_lab.artefact("policies", "2026.11-2"), tmp_path / "disk"
     disk.write_bytes(b"x")
     ec2_lab.cloud.blocks.fill(*ec2_lab.snapshots(image), disk)

@@ -222,7 +222,10 @@ class TestErrors:
 
 class TestReaching:
     @pytest.mark.parametrize("listens", [False, True], ids=["nobody is there", "whoever is there says nothing"])
-    def test_a_host_that_ssh_does_not_reach_may_be_reached_later(self, tmp_path: Path, listens: bool) -> None:
+    def test_a_host_that_ssh_does_not_reach_may_be_reached_later(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listens: bool
+    ) -> None:
+        monkeypatch.setattr(_libvirt_host, "TIMEOUT", 14)
         for name in ("key", "hosts"):
             (tmp_path / name).write_text("none")
         with socket.socket() as other:

@@ -249,6 +249,47 @@ class TestMoving:
         assert volume_of(volumes_lab.platform, wanted, VolumeState.ATTACHED).attached_to == new.id
 
 
+class TestDeletingSnapshots:
+    def test_exactly_that_one_goes_and_again_is_success(self, volumes_lab: Lab, wanted: VolumeIntent) -> None:
+        platform, tokens = volumes_lab.platform, [uuid.uuid4().hex for _ in range(2)]
+        volume = free(platform, wanted)
+        for token in tokens:
+            platform.snapshot_volume(volume.id, token)
+        first, second = (taken(platform, volume, token) for token in tokens)
+
+        for _ in range(2):
+            platform.delete_snapshot(volume.id, first.id)
+
+        wait_for(lambda: platform.list_snapshots(volume.id) == [second], "the listing without it", 60)
+        assert [each.id for each in platform.list_volumes(wanted.fleet)] == [volume.id]
+
+    def test_none_of_another_volume_goes(self, volumes_lab: Lab, wanted: VolumeIntent, fleet: str) -> None:
+        platform = volumes_lab.platform
+        volume, other = free(platform, wanted), free(platform, volumes_lab.volume_intent(fleet, "logs"))
+        platform.snapshot_volume(other.id, TOKEN)
+        kept = taken(platform, other, TOKEN)
+
+        platform.delete_snapshot(volume.id, kept.id)
+        for odd in ("", "../x", other.id, volume.id, "snap-0123456789abcdef0"):
+            platform.delete_snapshot(volume.id, odd)
+
+        assert [each.id for each in platform.list_snapshots(other.id)] == [kept.id]
+        assert [each.id for each in platform.list_volumes(fleet)] == [volume.id, other.id]
+
+    def test_of_a_volume_that_is_not_there_or_not_ours_none(
+        self, volumes_lab: Lab, wanted: VolumeIntent, fleet: str
+    ) -> None:
+        volume = free(volumes_lab.platform, wanted)
+        volumes_lab.platform.snapshot_volume(volume.id, TOKEN)
+        kept = taken(volumes_lab.platform, volume, TOKEN)
+
+        for wrong in (volumes_lab.foreign_volume(fleet, "theirs"), "nothing"):
+            with pytest.raises((NotFound, NotOurs)):
+                volumes_lab.platform.delete_snapshot(wrong, kept.id)
+
+        assert taken(volumes_lab.platform, volume, TOKEN) == kept
+
+
 class TestOwnership:
     def test_what_is_not_ours_is_never_touched(
         self, volumes_lab: Lab, wanted: VolumeIntent, launch: Callable[[int], Instance]

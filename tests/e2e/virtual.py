@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from lab import tiny
 from lab.guests import BAD, NEW, OLD
 from lab.libvirt_host import POOL
 from phoenix_fleet.connections import Connection
+from phoenix_fleet.domain.errors import NotFound, TransientError
 from phoenix_fleet.domain.models import Instance, InstanceState
 from phoenix_fleet.platforms.libvirt import Driver
 from tests.bench.peers.ground import BACKEND, conn_id, control_of, front
@@ -88,10 +89,16 @@ class World:
                 self.empty()
 
     def empty(self) -> None:
-        """End every machine."""
-        for each in self.instances():
-            self.platform.terminate(each.id)
-        wait_for(lambda: not self.instances(), "the last machine to go", 200)
+        """End every machine, however often the host has to be asked."""
+
+        def ended() -> bool:
+            with suppress(TransientError, NotFound):
+                for each in self.instances():
+                    self.platform.terminate(each.id)
+                return not self.instances()
+            return False
+
+        wait_for(ended, "the last machine to go", 200)
 
     def census(self) -> Census:
         with self.host.opened() as api:

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 VOLUMES = {"snapshot_volume": "snapshot", "detach_volume": "detach", "attach_volume": "attach"}
 """The platform's calls on data volumes that intents have a shorter word for."""
-MUTATIONS = ("launch", "terminate", "admit", "drain", "remove", "stop", "create_volume", *VOLUMES)
+MUTATIONS = (
+    *("launch", "terminate", "admit", "drain", "remove", "stop"),
+    *("create_volume", "delete_snapshot", *VOLUMES),
+)
 
 
 def action_of(method: str) -> str:

@@ -30,6 +30,17 @@ def reap_fleet(fleet: str, **context: Any) -> list[str]:
 
 
 @task
+def reap_snapshots(fleet: str) -> list[str]:
+    """A line for each snapshot of the fleet's data volumes that was deleted, being older than those that are kept."""
+    from phoenix_fleet.rollout.reaping_snapshots import snapshot_reaper_for
+
+    world.mark(machine=fleet, step="reap")
+    with world.catalog() as catalog:
+        reaper = snapshot_reaper_for(world.project().fleet(fleet), catalog, world.connections, log=world.log.info)
+        return reaper.run().lines() if reaper is not None else []
+
+
+@task
 def reap_throwaways(family: str, **context: Any) -> list[str]:
     """The same of the family's throw-away instances, on each of its platforms."""
     from phoenix_fleet.rollout.reaping import throwaway_reaper_for

@@ -13,9 +13,12 @@ from phoenix_fleet.catalog.intents import IntentStore, to_intent
 from phoenix_fleet.catalog.records import Action, IntentRecord, RolloutState, SlotState
 from phoenix_fleet.catalog.schema import INTENTS, ROLLOUTS, SLOTS, IntentRow, RolloutRow, SlotRow
 from phoenix_fleet.domain.errors import Busy, Refused
+from phoenix_fleet.domain.retention import Asked
 
 TOKEN = "reaper"  # noqa: S105 (the mark of its intents, no secret)
 """The token of the reaper's intents; their purpose is that of the launch which left the instance."""
+RETENTION = "retention"
+"""The token of those that delete snapshots; their purpose is that of the rollout which asked for the snapshot."""
 _CHUNK = 500
 _CURRENT = (RolloutState.OPEN, RolloutState.HALTED)
 _CUT_SHORT = (
@@ -54,6 +57,17 @@ class ReapStore:
                     found[row.token] = (row.purpose, fleet, slot, family)
         return found
 
+    def snapshots(self, tokens: Iterable[str]) -> dict[str, Asked]:
+        """Why and when every snapshot was asked for that was ever meant with one of those tokens, by token."""
+        wanted, found = sorted({token for token in tokens if token}), dict[str, Asked]()
+        with self._database.look() as connection:
+            for start in range(0, len(wanted), _CHUNK):
+                query = select(INTENTS).where(
+                    INTENTS.c.action == "snapshot", INTENTS.c.token.in_(wanted[start : start + _CHUNK])
+                )
+                found |= {row.token: Asked(row.purpose, row.begun_at) for row in connection.execute(query)}
+        return found
+
     def placed(self, fleet: str) -> dict[str, str]:
         """Which instance the last completed replacement of each slot brought, by slot."""
         query = (
@@ -82,15 +96,23 @@ class ReapStore:
         return list(found.values())
 
     def begin(
-        self, action: Action, target: str, params: Mapping[str, Any], *, purpose: str, per_hour: int
+        self,
+        action: Action,
+        target: str,
+        params: Mapping[str, Any],
+        *,
+        purpose: str,
+        per_hour: int = 0,
+        token: str = TOKEN,
     ) -> IntentRecord:
-        """The intent of one call on a left-over instance, committed; asked again, the same intent.
+        """The intent of one call on a left-over instance or snapshot, committed; asked again, the same intent.
 
-        Checked in the same transaction: no open or halted rollout has anything to do with the instance, and no more
-        than ``per_hour`` instances of its fleet were begun to be terminated in the last hour.
+        Checked in the same transaction: no open or halted rollout has anything to do with it, and no more than
+        ``per_hour`` instances of its fleet were begun to be terminated in the last hour.
 
         :param params: must say ``fleet`` and ``slot``.
-        :raises Refused: the instance is an open or halted rollout's business.
+        :param token: of what kind the intent is.
+        :raises Refused: it is an open or halted rollout's business.
         :raises Busy: enough for this hour.
         """
 
@@ -99,12 +121,12 @@ class ReapStore:
             if action == "terminate":
                 _check_rate(tx, params["fleet"], target, per_hour)
 
-        return self._intents.begin(action, target, params, ticket=None, purpose=purpose, token=TOKEN, allowed=allowed)
+        return self._intents.begin(action, target, params, ticket=None, purpose=purpose, token=token, allowed=allowed)
 
-    def pending(self, fleet: str) -> list[IntentRecord]:
-        """The reaper's intents on that fleet whose call may or may not have been made, oldest first."""
+    def pending(self, fleet: str, token: str = TOKEN) -> list[IntentRecord]:
+        """The reaper's intents of a kind on that fleet whose call may or may not have been made, oldest first."""
         query = select(IntentRow.id).where(
-            IntentRow.token == TOKEN, or_(IntentRow.outcome.is_(None), IntentRow.outcome == "unknown")
+            IntentRow.token == token, or_(IntentRow.outcome.is_(None), IntentRow.outcome == "unknown")
         )
         with self._database.read() as session:
             wanted = set(session.scalars(query))

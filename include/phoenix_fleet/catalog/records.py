@@ -26,6 +26,7 @@ Action = Literal[
     "stop",
     "create_volume",
     "snapshot",
+    "delete_snapshot",
     "detach",
     "attach",
 ]

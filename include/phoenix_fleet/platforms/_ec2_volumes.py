@@ -118,6 +118,17 @@ def snapshot(client: Any, volume_id: str, token: str) -> Snapshot:
     return _snapshot({**made, "Tags": [{"Key": key, "Value": value} for key, value in marks.items()]})
 
 
+def delete_snapshot(client: Any, volume_id: str, snapshot_id: str) -> None:
+    """Delete it if it is one of ours of that volume."""
+    if snapshot_id not in [each.id for each in snapshots(client, volume_id)]:
+        return
+    try:
+        client.delete_snapshot(SnapshotId=snapshot_id)
+    except view.client_error() as error:
+        if aws.code_of(error) != "InvalidSnapshot.NotFound":  # somebody else was quicker
+            raise
+
+
 def detach(client: Any, volume_id: str, holder: Mapping[str, Any] | None, instance_id: str) -> None:
     """Ask for it, unless somebody else has the volume. Never by force: that loses what was not written.
 

@@ -92,6 +92,12 @@ class FakeVolumes(Volumes):
             horizon = self.world.horizon(data)
             return [self._snapshot(volume, each) for each in volume["snapshots"] if each["at"] <= horizon]
 
+    def delete_snapshot(self, volume_id: str, snapshot_id: str) -> None:
+        """At once."""
+        with self.world.call("delete_snapshot", snapshot_id) as data:
+            volume = self._find(data, volume_id)
+            volume["snapshots"] = [each for each in volume["snapshots"] if each["id"] != snapshot_id]
+
     def detach_volume(self, volume_id: str, instance_id: str) -> None:
         """Detaching for a while, then free."""
         with self.world.call("detach_volume", volume_id) as data:

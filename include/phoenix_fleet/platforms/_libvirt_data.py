@@ -112,6 +112,14 @@ class DataVolumes(Volumes):
             pool, _ = self._data(host, volume_id)
             return _copies(pool, volume_id)
 
+    def delete_snapshot(self, volume_id: str, snapshot_id: str) -> None:
+        """The copy first: without it what says that it is whole says nothing."""
+        with self._host(f"delete the copy {snapshot_id}") as host:
+            pool, _ = self._data(host, volume_id)
+            if snapshot_id in [each.id for each in _copies(pool, volume_id)]:
+                volumes.delete(pool, snapshot_id)
+                volumes.delete(pool, f"{snapshot_id}.{_WHOLE}")
+
     def detach_volume(self, volume_id: str, instance_id: str) -> None:
         """From the definition of a domain that does not run."""
         with self._host(f"detach {volume_id}") as host:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
@@ -51,6 +52,10 @@ _REFUSED = (
     "publickey",
 )
 _NEVER = ("process exited while connecting", "unexpectedly closed the monitor", "no connection driver available")
+
+_GIVEN_UP = "SSH session handshake failed: Timeout connecting"
+_HANDSHAKE = 10.0
+"""Seconds in which libssh wants a handshake to be done; no URI says otherwise."""
 
 _loop_lock = threading.Lock()
 _loop_of = 0
@@ -169,9 +174,11 @@ def _open_in_time(lib: Any, target: Where) -> Any:
     answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
     abandoned = threading.Event()
 
+    end = time.monotonic() + TIMEOUT
+
     def run() -> None:
         try:
-            found = _open(lib, target)
+            found = _open_until(lib, target, end)
         except Exception as error:  # it belongs to whoever waits for it
             answer.put(error)
             return
@@ -191,6 +198,16 @@ def _open_in_time(lib: Any, target: Where) -> Any:
     if isinstance(found, Exception):
         raise found
     return found
+
+
+def _open_until(lib: Any, target: Where, end: float) -> Any:
+    """Open it; what libssh gives up after ten seconds of its own (a host that is busy) is begun again until the end."""
+    while True:
+        try:
+            return _open(lib, target)
+        except lib.libvirtError as error:
+            if _GIVEN_UP not in str(error) or time.monotonic() > end - _HANDSHAKE:
+                raise
 
 
 def _open(lib: Any, target: Where) -> Any:

@@ -102,6 +102,18 @@ class DataVolumes(Volumes):
             f"list copies of {volume_id}", lambda vcenter: self._copies(vcenter, self._find(vcenter, volume_id))
         )
 
+    def delete_snapshot(self, volume_id: str, snapshot_id: str) -> None:
+        """The copy's descriptor and its extents."""
+
+        def do(vcenter: Any) -> None:
+            if snapshot_id not in [each.id for each in self._copies(vcenter, self._find(vcenter, volume_id))]:
+                return
+            center = datacenter(vcenter, self.settings.datacenter).ref
+            task = vcenter.virtualDiskManager.DeleteVirtualDisk_Task(snapshot_id, center)
+            _finished(vcenter, task, _MADE_WITHIN, f"delete {snapshot_id}", unless="FileNotFound")
+
+        self._ask(f"delete the copy {snapshot_id}", do)
+
     def detach_volume(self, volume_id: str, instance_id: str) -> None:
         """From a machine that is powered off; vCenter keeps the files."""
 

@@ -97,8 +97,8 @@ class Volumes(ABC):
     """What a platform can do beside ``Platform`` that has data volumes; whoever wants them asks the driver for it.
 
     A data volume belongs to a slot, and its marks say so: owner, fleet, slot and name, on the volume itself. Nothing
-    here or in ``Platform`` ever deletes one or a snapshot of it: ``terminate`` leaves those that are still attached as
-    they are. Otherwise the promises of ``Platform`` hold: no waiting, no judging, every page or an error.
+    here or in ``Platform`` ever deletes one: ``terminate`` leaves those that are still attached as they are. Otherwise
+    the promises of ``Platform`` hold: no waiting, no judging, every page or an error.
     """
 
     VolumeSettings: ClassVar[type[BaseModel]]
@@ -134,6 +134,13 @@ class Volumes(ABC):
     @abstractmethod
     def list_snapshots(self, volume_id: str) -> Sequence[Snapshot]:
         """All snapshots of ours of that volume. Every page or an error."""
+
+    @abstractmethod
+    def delete_snapshot(self, volume_id: str, snapshot_id: str) -> None:
+        """Delete exactly that one of the volume's ``list_snapshots``; one that is not among them is success.
+
+        :raises NotFound: the volume is not to be seen. :raises NotOurs: it lacks our marks.
+        """
 
     @abstractmethod
     def detach_volume(self, volume_id: str, instance_id: str) -> None:

@@ -122,6 +122,12 @@ class Driver(Platform, Volumes, DiskImages):
         with self._ec2(f"list snapshots of {volume_id}") as client:
             return disks.snapshots(client, volume_id)
 
+    def delete_snapshot(self, volume_id: str, snapshot_id: str) -> None:
+        """Only one that EC2 lists with our tags as that volume's."""
+        with self._ec2(f"delete the snapshot {snapshot_id}") as client:
+            disks.inspect(client, volume_id)
+            disks.delete_snapshot(client, volume_id, snapshot_id)
+
     def detach_volume(self, volume_id: str, instance_id: str) -> None:
         """From a stopped or terminated instance, never by force."""
         with self._ec2(f"detach {volume_id}") as client:
