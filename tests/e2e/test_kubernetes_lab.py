@@ -17,7 +17,7 @@ from lab.guests import BAD, NEW, OLD, PORT
 from lab.kubeapi import Api, Identity, Object
 from lab.kubernetes_lab import KUBELET, KubernetesLab
 from lab.places import Places
-from phoenix_fleet.domain.errors import NotFound, Refused
+from phoenix_fleet.domain.errors import NotFound, Refused, Unavailable
 from tests.contract.machinery import wait_for
 from tests.e2e.refresh import check_served, requests
 
@@ -193,6 +193,53 @@ def test_a_container_whose_liveness_fails_is_restarted_in_the_same_network(lab: 
     assert after["status"]["podIP"] == before["status"]["podIP"]
     assert state(after)["lastState"]["terminated"]["containerID"] == f"docker://{found}"
     assert {"Unhealthy", "Killing"} <= told(api, after)
+
+
+def test_who_was_called_unready_in_silence_says_so_again(lab: KubernetesLab, api: Api) -> None:
+    """The node controller does so when it has not heard of a node for too long."""
+    pod = run(api, container(lab.told().images[NEW], command=["sh", "-c", SLEEP]))
+    wait_for(lambda: state(pod()).get("ready"), "the pod", 60)
+    unready = {"type": "Ready", "status": "False", "reason": "NodeNotReady"}
+    before = api.patch(f"{PODS}/web/status", {"status": {"conditions": [unready]}})
+    after = wait_for(lambda: pod() if _ready(pod()) else None, "its word", 30)
+    assert not _ready(before)
+    assert after["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"]
+
+
+def _ready(pod: Object) -> bool:
+    return ("Ready", "True") in {(each["type"], each["status"]) for each in pod["status"]["conditions"]}
+
+
+def test_a_stateful_set_rolls_in_order_within_its_budget(lab: KubernetesLab, api: Api) -> None:
+    sets, images = "/apis/apps/v1/namespaces/default/statefulsets", lab.told().images
+    template = {"metadata": {"labels": {"app": "db"}}, "spec": {"containers": [serving(images[OLD])]}}
+    spec = {"serviceName": "db", "replicas": 3, "selector": {"matchLabels": {"app": "db"}}, "template": template}
+    api.create(sets, {"metadata": {"name": "db"}, "spec": spec})
+
+    def settled(image: str) -> bool:
+        found = {each["metadata"]["name"]: each for each in api.get(PODS)["items"]}
+        return len(found) == 3 and all(_ready(each) and state(each)["image"] == image for each in found.values())
+
+    wait_for(lambda: settled(images[OLD]), "the old release", 120)
+    web = {"name": "web", "image": images[NEW]}
+    api.patch(f"{sets}/db", {"spec": {"template": {"spec": {"containers": [web]}}}})
+    wait_for(lambda: settled(images[NEW]), "the new release", 180)
+    found = sorted(api.get(PODS)["items"], key=lambda each: str(each["status"]["startTime"]))
+    assert [each["metadata"]["name"] for each in found] == ["db-2", "db-1", "db-0"]
+    budgets = "/apis/policy/v1beta1/namespaces/default/poddisruptionbudgets"
+    budget = {"minAvailable": 2, "selector": {"matchLabels": {"app": "db"}}}
+    api.create(budgets, {"metadata": {"name": "db"}, "spec": budget})
+    wait_for(lambda: api.get(f"{budgets}/db")["status"].get("disruptionsAllowed"), "the budget to be counted")
+    _evict(api, "db-0")
+    with pytest.raises(Unavailable, match="429 Cannot evict pod as it would violate the pod's disruption budget"):
+        _evict(api, "db-1")
+    for path in (f"{budgets}/db", f"{sets}/db"):
+        api.delete(path, {"propagationPolicy": "Foreground"})
+
+
+def _evict(api: Api, name: str) -> None:
+    meta = {"name": name, "namespace": "default"}
+    api.create(f"{PODS}/{name}/eviction", {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": meta})
 
 
 def test_a_pod_that_does_not_end_is_killed_when_its_time_is_over(lab: KubernetesLab, api: Api) -> None:
