@@ -168,7 +168,8 @@ class PodWorker:
             return
         for each in runners:
             each.look(around)
-        if not self._gone:
+        # One that was ended before, and is kept by a finalizer, has told its end.
+        if not self._gone and any(each.shown().container_id for each in runners):
             self._report(around)
         around.engine.remove()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -81,9 +81,7 @@ def _site() -> str:
 
 
 def _make_programs(source: Path, work: Path) -> None:
-    env = processes.bare_environment(
-        HOME=str(work), GOCACHE=str(work / "go-build"), GOPROXY="off", GOFLAGS="", CGO_ENABLED="0"
-    )
+    env = processes.bare_environment(HOME=str(work), TMPDIR=str(work), GOPROXY="off", GOFLAGS="", CGO_ENABLED="0")
     _run(["make", f"WHAT={' '.join(f'cmd/{program}' for program in PROGRAMS)}"], source, env)
 
 

@@ -17,15 +17,23 @@ from lab.guests import BAD, NEW, OLD, PORT
 from lab.kubeapi import Api, Identity, Object
 from lab.kubernetes_lab import KUBELET, KubernetesLab
 from lab.places import Places
-from phoenix_fleet.domain.errors import NotFound, Refused
-from tests.contract.machinery import wait_for
+from phoenix_fleet.domain.errors import NotFound, Refused, Unavailable
+from tests.contract import machinery
+from tests.contract.machinery import Seen
 from tests.e2e.refresh import check_served, requests
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.kubernetes, pytest.mark.timeout(3600)]
 PODS = "/api/v1/namespaces/default/pods"
 SERVICES = "/api/v1/namespaces/default/services"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
+PATIENCE = 300
+"""Seconds: on a machine that is busy with other tests everything takes its time."""
 SLEEP = "trap exit TERM; while :; do sleep 1 & wait; done"
+
+
+def wait_for(see: Callable[[], Seen | None], what: str) -> Seen:
+    """The first answer that is not None or False."""
+    return machinery.wait_for(see, what, PATIENCE)
 
 
 @contextmanager
@@ -56,8 +64,8 @@ def api(lab: KubernetesLab) -> Iterator[Api]:
         for each in api.get(path)["items"]:
             if each["metadata"]["name"] != "kubernetes":
                 api.delete(f"{path}/{each['metadata']['name']}", {"propagationPolicy": "Foreground"})
-    wait_for(lambda: not api.get(PODS)["items"], "all pods to go", 60)
-    wait_for(lambda: guests.containers(lab.owner) == [], "their containers to go", 30)
+    wait_for(lambda: not api.get(PODS)["items"], "all pods to go")
+    wait_for(lambda: guests.containers(lab.owner) == [], "their containers to go")
     api.close()
 
 
@@ -66,14 +74,18 @@ def container(image: str, **more: Any) -> Object:
 
 
 def serving(image: str) -> Object:
-    """The lab's service: ready once it answers, and at its end still there for what the balancer has sent."""
-    healthy = {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1}
+    """The lab's service: ready once it answers, and at its end still there for what the balancer has sent.
+
+    Patient, because on a machine that is busy with other tests an answer takes its time.
+    """
+    asked = {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1}
+    healthy = {**asked, "timeoutSeconds": 10, "failureThreshold": 30}
     return container(
         image,
         ports=[{"name": "http", "containerPort": PORT}],
         readinessProbe=healthy,
         livenessProbe=healthy,
-        lifecycle={"preStop": {"exec": {"command": ["sleep", "4"]}}},
+        lifecycle={"preStop": {"exec": {"command": ["sleep", "10"]}}},
     )
 
 
@@ -126,7 +138,7 @@ def test_what_runs_is_left_alone_and_what_was_killed_is_started_again(lab: Kuber
     assert lab.up() == lab.told()
     assert {name: lab.pid(name) for name in parts} == before
     deploy(api, container(lab.told().images[NEW], command=["sh", "-c", SLEEP]), replicas=2)
-    wait_for(lambda: rolled_out(api), "the deployment", 60)
+    wait_for(lambda: rolled_out(api), "the deployment")
     pods = {each["metadata"]["uid"] for each in api.get(PODS)["items"]}
     running = {each["Id"] for each in guests.containers(lab.owner)}
     for name in (API, KUBELET):
@@ -135,7 +147,7 @@ def test_what_runs_is_left_alone_and_what_was_killed_is_started_again(lab: Kuber
     assert {each["Id"] for each in guests.containers(lab.owner)} == running
     lab.up()
     api.patch(f"{DEPLOYMENTS}/web", {"spec": {"replicas": 3}})
-    wait_for(lambda: rolled_out(api), "the cluster to go on", 90)
+    wait_for(lambda: rolled_out(api), "the cluster to go on")
     assert pods < {each["metadata"]["uid"] for each in api.get(PODS)["items"]}
     assert all(state(each)["restartCount"] == 0 for each in api.get(PODS)["items"])
 
@@ -148,19 +160,18 @@ def test_a_deployment_rolls_by_digest_under_traffic_and_stays_when_the_next_imag
     api.create(SERVICES, {"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": PORT}]}})
     front = lab.expose("default", "web")
     assert lab.expose("default", "web") == front
-    wait_for(lambda: rolled_out(api), "the old release", 90)
+    wait_for(lambda: rolled_out(api), "the old release")
     with requests(front.url, tmp_path) as totals:
         set_image(api, images[NEW])
-        wait_for(lambda: rolled_out(api), "the new release", 180)
+        wait_for(lambda: rolled_out(api), "the new release")
         set_image(api, images[BAD])
         (broken,) = wait_for(
             lambda: [each for each in api.get(PODS)["items"] if waiting(each) == "CrashLoopBackOff"],
             "the bad release to fail",
-            60,
         )
         assert api.get(f"{DEPLOYMENTS}/web")["status"]["availableReplicas"] == 3
         set_image(api, images[NEW])
-        wait_for(lambda: rolled_out(api), "the way back", 60)
+        wait_for(lambda: rolled_out(api), "the way back")
     check_served(totals, {OLD, NEW})
     assert state(broken)["lastState"]["terminated"]["exitCode"] == 1
     assert state(broken)["restartCount"] >= 1
@@ -174,10 +185,10 @@ def test_a_deployment_rolls_by_digest_under_traffic_and_stays_when_the_next_imag
 def test_an_image_that_is_not_there_is_pulled_in_vain(lab: KubernetesLab, api: Api) -> None:
     repository = lab.told().images[NEW].partition("@")[0]
     pod = run(api, container(f"{repository}@sha256:{'0' * 64}"))
-    seen = wait_for(lambda: pod() if waiting(pod()) == "ImagePullBackOff" else None, "the pull to fail", 60)
+    seen = wait_for(lambda: pod() if waiting(pod()) == "ImagePullBackOff" else None, "the pull to fail")
     assert seen["status"]["phase"] == "Pending"
     assert {"Pulling", "Failed", "BackOff"} <= told(api, seen)
-    again = wait_for(lambda: pod() if waiting(pod()) == "ErrImagePull" else None, "another pull", 60)
+    again = wait_for(lambda: pod() if waiting(pod()) == "ErrImagePull" else None, "another pull")
     assert "manifest unknown" in state(again)["state"]["waiting"]["message"]
 
 
@@ -185,38 +196,88 @@ def test_a_container_whose_liveness_fails_is_restarted_in_the_same_network(lab: 
     alive = {"exec": {"command": ["test", "!", "-e", "/sick"]}, "periodSeconds": 1, "failureThreshold": 2}
     spec = container(lab.told().images[NEW], command=["sh", "-c", SLEEP], livenessProbe=alive)
     pod = run(api, spec, terminationGracePeriodSeconds=3)
-    before = wait_for(lambda: pod() if state(pod()).get("ready") else None, "the pod", 60)
+    before = wait_for(lambda: pod() if state(pod()).get("ready") else None, "the pod")
     found = state(before)["containerID"].removeprefix("docker://")
     with guests.engine() as engine:
         engine.exec_start(engine.exec_create(found, ["touch", "/sick"])["Id"])
-    after = wait_for(lambda: pod() if state(pod())["restartCount"] else None, "a restart", 60)
+    after = wait_for(lambda: pod() if state(pod())["restartCount"] else None, "a restart")
     assert after["status"]["podIP"] == before["status"]["podIP"]
     assert state(after)["lastState"]["terminated"]["containerID"] == f"docker://{found}"
     assert {"Unhealthy", "Killing"} <= told(api, after)
 
 
-def test_a_pod_that_does_not_end_is_killed_when_its_time_is_over(lab: KubernetesLab, api: Api) -> None:
-    stubborn = "trap '' TERM; touch /lab/up; while :; do sleep 1; done"
+def test_who_was_called_unready_in_silence_says_so_again(lab: KubernetesLab, api: Api) -> None:
+    """The node controller does so when it has not heard of a node for too long."""
+    pod = run(api, container(lab.told().images[NEW], command=["sh", "-c", SLEEP]))
+    wait_for(lambda: state(pod()).get("ready"), "the pod")
+    unready = {"type": "Ready", "status": "False", "reason": "NodeNotReady"}
+    before = api.patch(f"{PODS}/web/status", {"status": {"conditions": [unready]}})
+    after = wait_for(lambda: pod() if _ready(pod()) else None, "its word")
+    assert not _ready(before)
+    assert after["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"]
+
+
+def _ready(pod: Object) -> bool:
+    return ("Ready", "True") in {(each["type"], each["status"]) for each in pod["status"]["conditions"]}
+
+
+def test_a_stateful_set_rolls_in_order_within_its_budget(lab: KubernetesLab, api: Api) -> None:
+    sets, images = "/apis/apps/v1/namespaces/default/statefulsets", lab.told().images
+    template = {"metadata": {"labels": {"app": "db"}}, "spec": {"containers": [serving(images[OLD])]}}
+    spec = {"serviceName": "db", "replicas": 3, "selector": {"matchLabels": {"app": "db"}}, "template": template}
+    api.create(sets, {"metadata": {"name": "db"}, "spec": spec})
+
+    def settled(image: str) -> bool:
+        found = {each["metadata"]["name"]: each for each in api.get(PODS)["items"]}
+        return len(found) == 3 and all(_ready(each) and state(each)["image"] == image for each in found.values())
+
+    wait_for(lambda: settled(images[OLD]), "the old release")
+    web = {"name": "web", "image": images[NEW]}
+    api.patch(f"{sets}/db", {"spec": {"template": {"spec": {"containers": [web]}}}})
+    wait_for(lambda: settled(images[NEW]), "the new release")
+    found = sorted(api.get(PODS)["items"], key=lambda each: str(each["status"]["startTime"]))
+    assert [each["metadata"]["name"] for each in found] == ["db-2", "db-1", "db-0"]
+    budgets = "/apis/policy/v1beta1/namespaces/default/poddisruptionbudgets"
+    budget = {"minAvailable": 2, "selector": {"matchLabels": {"app": "db"}}}
+    api.create(budgets, {"metadata": {"name": "db"}, "spec": budget})
+    wait_for(lambda: api.get(f"{budgets}/db")["status"].get("disruptionsAllowed"), "the budget to be counted")
+    _evict(api, "db-0")
+    with pytest.raises(Unavailable, match="429 Cannot evict pod as it would violate the pod's disruption budget"):
+        _evict(api, "db-1")
+    for path in (f"{budgets}/db", f"{sets}/db"):
+        api.delete(path, {"propagationPolicy": "Foreground"})
+
+
+def _evict(api: Api, name: str) -> None:
+    meta = {"name": name, "namespace": "default"}
+    api.create(f"{PODS}/{name}/eviction", {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": meta})
+
+
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [
+        ("trap '' TERM; touch /lab/up; while :; do sleep 1; done", 137),
+        ("touch /lab/up; until [ -e /lab/hook ]; do sleep 0.1; done; exit 7", 7),
+    ],
+    ids=["killed when its time is over", "told by its hook"],
+)
+def test_a_pod_ends(lab: KubernetesLab, api: Api, program: str, code: int) -> None:
     hook = {"preStop": {"exec": {"command": ["touch", "/lab/hook"]}}}
     up = {"exec": {"command": ["test", "-e", "/lab/up"]}, "periodSeconds": 1}
     mount = [{"name": "lab", "mountPath": "/lab"}]
     image = lab.told().images[NEW]
-    spec = container(image, command=["sh", "-c", stubborn], lifecycle=hook, readinessProbe=up, volumeMounts=mount)
+    spec = container(image, command=["sh", "-c", program], lifecycle=hook, readinessProbe=up, volumeMounts=mount)
     pod = run(api, spec, terminationGracePeriodSeconds=4, volumes=[{"name": "lab", "emptyDir": {}}])
-    before = wait_for(lambda: pod() if state(pod()).get("ready") else None, "the pod", 60)
+    before = wait_for(lambda: pod() if state(pod()).get("ready") else None, "the pod")
     (volumes,) = (Path(lab.told().kubeconfig).parents[1] / "pods").glob(before["metadata"]["uid"])
+    api.patch(f"{PODS}/web", {"metadata": {"finalizers": ["phoenix.lab/seen"]}})  # the API would forget it at once
     api.delete(f"{PODS}/web")
-    wait_for((volumes / "lab" / "hook").exists, "its hook", 10)
-    assert state(pod())["state"].keys() == {"running"}
-    ended = wait_for(lambda: _last_of(pod), "its end", 30)
-    assert state(ended)["state"]["terminated"]["exitCode"] == 137
+    ended = wait_for(lambda: pod() if "terminated" in state(pod())["state"] else None, "its end")
+    assert state(ended)["state"]["terminated"]["exitCode"] == code
+    assert state(ended)["state"]["terminated"]["finishedAt"] > state(before)["state"]["running"]["startedAt"]
     wait_for(lambda: not volumes.exists(), "its volumes to go")
-
-
-def _last_of(pod: Callable[[], Object]) -> Object | None:
-    """The pod once it has ended and the API still has it: it forgets it a moment later."""
-    found = pod()
-    return found if "terminated" in state(found)["state"] else None
+    assert state(pod()) == state(ended)
+    api.patch(f"{PODS}/web", {"metadata": {"finalizers": None}}, how="merge")
 
 
 def test_a_pod_calls_the_api_with_its_own_account(lab: KubernetesLab, api: Api) -> None:
@@ -236,7 +297,7 @@ def test_a_pod_calls_the_api_with_its_own_account(lab: KubernetesLab, api: Api) 
         terminationMessagePolicy="FallbackToLogsOnError",
     )
     pod = run(api, spec, restartPolicy="Never")
-    seen = wait_for(lambda: pod() if pod()["status"]["phase"] == "Failed" else None, "its end", 60)
+    seen = wait_for(lambda: pod() if pod()["status"]["phase"] == "Failed" else None, "its end")
     message = state(seen)["state"]["terminated"]["message"]
     assert 'User "system:serviceaccount:default:default" cannot list resource "nodes"' in message.replace("\\", "")
 
@@ -262,26 +323,26 @@ def test_who_is_nobody_or_another_node_is_refused(lab: KubernetesLab, api: Api, 
 
 def test_what_the_stand_in_cannot_do_it_says(lab: KubernetesLab, api: Api) -> None:
     pod = run(api, container(lab.told().images[NEW]), volumes=[{"name": "host", "hostPath": {"path": "/"}}])
-    seen = wait_for(lambda: pod() if waiting(pod()) == "CreateContainerConfigError" else None, "a refusal", 60)
+    seen = wait_for(lambda: pod() if waiting(pod()) == "CreateContainerConfigError" else None, "a refusal")
     assert "a volume of kind hostPath" in state(seen)["state"]["waiting"]["message"]
 
 
 def test_a_machine_joins_leaves_and_comes_back(lab: KubernetesLab, api: Api) -> None:
     lab.join("other", address="10.1.2.3", provider_id="lab://other", labels={"phoenix": "other"})
     node = wait_for(lambda: _node(api, "other"), "it to register")
-    wait_for(lambda: lab.nodes().get("other") == "True", "it to be ready", 30)
+    wait_for(lambda: lab.nodes().get("other") == "True", "it to be ready")
     assert (node["spec"]["providerID"], node["metadata"]["labels"]["phoenix"]) == ("lab://other", "other")
     image = lab.told().images[NEW]
     pod = run(api, container(image, command=["sh", "-c", SLEEP]), nodeSelector={"phoenix": "other"})
-    before = wait_for(lambda: pod() if state(pod()).get("ready") else None, "a pod on it", 60)
+    before = wait_for(lambda: pod() if state(pod()).get("ready") else None, "a pod on it")
     assert before["status"]["hostIP"] == "10.1.2.3"
     lab.leave("other")
-    wait_for(lambda: kubelet_engine.pods(lab.owner, "other") == set(), "its containers to end", 30)
+    wait_for(lambda: kubelet_engine.pods(lab.owner, "other") == set(), "its containers to end")
     assert state(pod()) == state(before), "nobody told the API"
     lab.join("other", address="10.1.2.3", provider_id="lab://other", labels={"phoenix": "other"})
-    wait_for(lambda: kubelet_engine.pods(lab.owner, "other"), "its pods to run again", 30)
+    wait_for(lambda: kubelet_engine.pods(lab.owner, "other"), "its pods to run again")
     api.delete(f"{PODS}/web")
-    wait_for(lambda: not api.get(PODS)["items"], "the pod to go", 60)
+    wait_for(lambda: not api.get(PODS)["items"], "the pod to go")
     lab.leave("other")
     api.delete("/api/v1/nodes/other")
     wait_for(lambda: "other" not in lab.nodes(), "its end")
@@ -296,14 +357,14 @@ def _node(api: Api, name: str) -> Object | None:
 
 def test_another_cluster_beside_it_comes_and_goes_by_itself(lab: KubernetesLab, api: Api, tmp_path: Path) -> None:
     deploy(api, container(lab.told().images[NEW], command=["sh", "-c", SLEEP]), replicas=1)
-    wait_for(lambda: rolled_out(api), "the deployment", 60)
+    wait_for(lambda: rolled_out(api), "the deployment")
     mine = {each["Id"] for each in guests.containers(lab.owner)}
     with cluster(tmp_path, with_registry=False) as other:
         theirs = other.api()
         try:
             assert theirs.get(DEPLOYMENTS)["items"] == []
             deploy(theirs, container(lab.told().images[OLD], command=["sh", "-c", SLEEP]), replicas=1)
-            wait_for(lambda: rolled_out(theirs), "theirs", 60)
+            wait_for(lambda: rolled_out(theirs), "theirs")
         finally:
             theirs.close()
         # What is killed leaves its containers behind; down finds them all the same.
