@@ -330,3 +330,30 @@ def test_deadline_windows_freezes_waivers_and_quota(project: Project) -> None:
 def test_mistakes_in_them_are_told(project: Project, changed: tuple[str, str], said: str) -> None:
     lines = refused(project, "fleets/web.yaml", FLEET + CALENDAR.replace(*changed))
     assert said in "\n".join(lines)
+
+
+WORKLOADS = FLEET.replace("platform:\n  fake: {boot_reads: 2}", "workload:\n  fake: {workloads: [a, b, c, d]}")
+
+
+def test_a_fleet_of_workloads(project: Project) -> None:
+    (project.include / "fleets/web.yaml").write_text(WORKLOADS)
+    fleet = project.fleet("web")
+    assert fleet.platform is None
+    assert fleet.runs_on == config.Driver(name="fake", settings={"workloads": ["a", "b", "c", "d"]})
+    assert fleet.artefact_platform == "fake"
+    assert Fleet.model_validate(thaw(freeze(fleet))) == fleet
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("workload:\n  fake: {workloads: [a, b, c, d]}\n", ""), "nothing says where it runs"),
+        (("workload:", "platform: fake\nworkload:"), "only one of platform and workload"),
+        (("balancer: none", "balancer: fake"), "balancer: it has no meaning beside workload"),
+        (("max_surge: 1", "max_surge: 0"), "revisions stand beside each other"),
+        (("workload:\n  fake:", "workload:\n  kubernetez:"), "Did you mean 'kubernetes'?"),
+        (("  fake: {workloads: [a, b, c, d]}", "  kubernetes: {workloads: [{namespace: x}]}"), "name or selector"),
+    ],
+)
+def test_what_does_not_go_with_workloads_is_told(project: Project, change: tuple[str, str], told: str) -> None:
+    assert told in " ".join(refused(project, "fleets/web.yaml", WORKLOADS.replace(*change)))
