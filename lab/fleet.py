@@ -65,7 +65,7 @@ class Founder:
         environment = self._project.family(fleet.family).environment(fleet.environment)
         taken = {
             instance.slot
-            for instance in driver("platforms", fleet.platform, self._connections).list_instances(name)
+            for instance in driver("platforms", fleet.runs_on, self._connections).list_instances(name)
             if instance.state == InstanceState.RUNNING
         }
         return [Member(fleet, slot, environment) for slot in fleet.slots if slot not in taken]
@@ -73,7 +73,7 @@ class Founder:
     def _found(self, member: Member, image: Image, log: Callable[[str], None]) -> None:
         fleet = member.fleet
         began = time.monotonic()
-        platform = driver("platforms", fleet.platform, self._connections)
+        platform = driver("platforms", fleet.runs_on, self._connections)
         intent = LaunchIntent(
             fleet=fleet.name,
             slot=member.slot,
@@ -81,9 +81,9 @@ class Founder:
             attempt=1,
             family=image.family,
             version=str(image.version),
-            artefact=image.artefacts[fleet.platform.name],
+            artefact=image.artefacts[fleet.runs_on.name],
             authorized_key=self._key,
-            settings=fleet.platform.settings,
+            settings=fleet.runs_on.settings,
         )
         launched = self._until(f"{member.slot} is launched", lambda: platform.launch(intent), bool)
         instance: Instance = self._until(

@@ -185,7 +185,7 @@ class Lab:
         """The version of each instance of a fleet that its balancer finds healthy, by the instance's name."""
         project = Project(REPOSITORY / "include")
         declared = project.fleet(fleet)
-        platform = driver("platforms", declared.platform, self.connections)
+        platform = driver("platforms", declared.runs_on, self.connections)
         balancer = driver("balancers", declared.balancer, self.connections)
         return {
             instance.name: instance.version

@@ -60,7 +60,7 @@ class World:
 
     def platform(self) -> Any:
         """The fake platform, shared through its state file."""
-        return load("platforms", self.project.fleet("shop").platform, lambda _: None)  # type: ignore[arg-type,return-value]
+        return load("platforms", self.project.fleet("shop-staging").runs_on, lambda _: None)  # type: ignore[arg-type,return-value]
 
     def balancer(self) -> Any:
         """The fake balancer, shared through its state file."""

@@ -122,7 +122,7 @@ class Ground:
         return Path(str(self.connections("phoenix_ssh").extra["key_file"]))
 
     def platform(self, name: str) -> Any:
-        return driver("platforms", self.files.fleet(name).platform, self.connections)
+        return driver("platforms", self.files.fleet(name).runs_on, self.connections)
 
     def instances(self, name: str) -> list[Instance]:
         return list(self.platform(name).list_instances(name))

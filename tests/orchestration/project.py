@@ -97,7 +97,7 @@ class FleetWorld:
     @property
     def platform(self) -> Any:
         """Its fake platform, shared with Airflow through the state file."""
-        return load("platforms", self.project.fleet(self.name).platform, lambda _: None)  # type: ignore[arg-type,return-value]
+        return load("platforms", self.project.fleet(self.name).runs_on, lambda _: None)  # type: ignore[arg-type,return-value]
 
     @property
     def balancer(self) -> Any:

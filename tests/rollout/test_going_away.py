@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -130,3 +131,32 @@ def test_not_to_be_seen_once_is_not_gone(stage: Stage) -> None:
     assert victim in scene.living(), "its end had only been believed, not asked for"
     assert scene.drive(engine, ticket).state == "done"
     assert victim not in scene.living()
+
+
+def test_a_balancer_that_drains_in_turns_is_told_until_nothing_is_open(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = stage(drain={"limit": "10m", "policy": "fail"})
+    monkeypatch.setattr(type(scene.balancer), "drains_in_turns", True)
+    engine, ticket = reach(scene, Step.DRAIN)
+    old = old_machine(scene)["name"]
+    scene.balancer.set_connections(old, 2)
+    drive_for = scene.clock.now() + timedelta(minutes=1)
+    scene.drive(engine, ticket, until=lambda progress: scene.clock.now() >= drive_for)
+    turns = [call.at for call in scene.balancer.calls("drain") if call.subject == old]
+    assert len(turns) >= 3
+    assert min(later - earlier for earlier, later in itertools.pairwise(turns[1:])) >= 10
+    scene.balancer.set_connections(old, 0)
+    scene.drive(engine, ticket)
+    assert old not in scene.serving()
+    scene.check_journals()
+
+
+def test_a_balancer_that_drains_at_once_is_told_once(stage: Stage) -> None:
+    scene = stage(drain={"limit": "10m", "policy": "fail"})
+    engine, ticket = reach(scene, Step.DRAIN)
+    old = old_machine(scene)["name"]
+    scene.balancer.set_connections(old, 2)
+    drive_for = scene.clock.now() + timedelta(minutes=1)
+    scene.drive(engine, ticket, until=lambda progress: scene.clock.now() >= drive_for)
+    assert [call.subject for call in scene.balancer.calls("drain")] == [old]

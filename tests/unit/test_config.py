@@ -350,3 +350,30 @@ def test_what_a_family_has_not_itself_is_what_all_families_share(project: Projec
         "images/common/environments/production.yaml",
         "images/base/environments/staging.yaml",
     ]
+
+
+WORKLOADS = FLEET.replace("platform:\n  fake: {boot_reads: 2}", "workload:\n  fake: {workloads: [a, b, c, d]}")
+
+
+def test_a_fleet_of_workloads(project: Project) -> None:
+    (project.include / "fleets/web.yaml").write_text(WORKLOADS)
+    fleet = project.fleet("web")
+    assert fleet.platform is None
+    assert fleet.runs_on == config.Driver(name="fake", settings={"workloads": ["a", "b", "c", "d"]})
+    assert fleet.artefact_platform == "fake"
+    assert Fleet.model_validate(thaw(freeze(fleet))) == fleet
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("workload:\n  fake: {workloads: [a, b, c, d]}\n", ""), "nothing says where it runs"),
+        (("workload:", "platform: fake\nworkload:"), "only one of platform and workload"),
+        (("balancer: none", "balancer: fake"), "balancer: it has no meaning beside workload"),
+        (("max_surge: 1", "max_surge: 0"), "revisions stand beside each other"),
+        (("workload:\n  fake:", "workload:\n  kubernetez:"), "Did you mean 'kubernetes'?"),
+        (("  fake: {workloads: [a, b, c, d]}", "  kubernetes: {workloads: [{namespace: x}]}"), "name or selector"),
+    ],
+)
+def test_what_does_not_go_with_workloads_is_told(project: Project, change: tuple[str, str], told: str) -> None:
+    assert told in " ".join(refused(project, "fleets/web.yaml", WORKLOADS.replace(*change)))
