@@ -59,11 +59,11 @@ class Thinned:
 def snapshot_reaper_for(
     fleet: Fleet, catalog: Catalog, connections: Connections, *, log: Callable[[str], None]
 ) -> SnapshotReaper | None:
-    """The one of a fleet; None if it has no data volumes.
+    """The one of a fleet; None if it has no data volumes, as none of workloads has.
 
     :raises InvalidConfig: a driver that its file names is missing or wrong.
     """
-    volumes = deps.volumes_of(deps.load("platforms", fleet.platform, connections), fleet)
+    volumes = deps.volumes_of(deps.load("platforms", fleet.platform, connections), fleet) if fleet.platform else None
     if volumes is None:
         return None
     return SnapshotReaper(volumes, catalog, fleet.name, {each.name: each.snapshots for each in fleet.volumes}, log=log)
