@@ -26,6 +26,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.kubernetes, pytes
 PODS = "/api/v1/namespaces/default/pods"
 SERVICES = "/api/v1/namespaces/default/services"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
+SETS = "/apis/apps/v1/namespaces/default/statefulsets"
+BUDGETS = "/apis/policy/v1beta1/namespaces/default/poddisruptionbudgets"
 PATIENCE = 300
 """Seconds: on a machine that is busy with other tests everything takes its time."""
 SLEEP = "trap exit TERM; while :; do sleep 1 & wait; done"
@@ -60,7 +62,7 @@ def api(lab: KubernetesLab) -> Iterator[Api]:
     """A client; what a test has made is gone afterwards."""
     api = lab.api()
     yield api
-    for path in (DEPLOYMENTS, SERVICES, PODS):
+    for path in (DEPLOYMENTS, SETS, BUDGETS, SERVICES, PODS):
         for each in api.get(path)["items"]:
             if each["metadata"]["name"] != "kubernetes":
                 api.delete(f"{path}/{each['metadata']['name']}", {"propagationPolicy": "Foreground"})
@@ -218,34 +220,31 @@ def test_who_was_called_unready_in_silence_says_so_again(lab: KubernetesLab, api
 
 
 def _ready(pod: Object) -> bool:
-    return ("Ready", "True") in {(each["type"], each["status"]) for each in pod["status"]["conditions"]}
+    return ("Ready", "True") in {(each["type"], each["status"]) for each in pod["status"].get("conditions", [])}
 
 
 def test_a_stateful_set_rolls_in_order_within_its_budget(lab: KubernetesLab, api: Api) -> None:
-    sets, images = "/apis/apps/v1/namespaces/default/statefulsets", lab.told().images
+    images = lab.told().images
     template = {"metadata": {"labels": {"app": "db"}}, "spec": {"containers": [serving(images[OLD])]}}
     spec = {"serviceName": "db", "replicas": 3, "selector": {"matchLabels": {"app": "db"}}, "template": template}
-    api.create(sets, {"metadata": {"name": "db"}, "spec": spec})
+    api.create(SETS, {"metadata": {"name": "db"}, "spec": spec})
 
     def settled(image: str) -> bool:
         found = {each["metadata"]["name"]: each for each in api.get(PODS)["items"]}
-        return len(found) == 3 and all(_ready(each) and state(each)["image"] == image for each in found.values())
+        return len(found) == 3 and all(_ready(each) and state(each).get("image") == image for each in found.values())
 
     wait_for(lambda: settled(images[OLD]), "the old release")
     web = {"name": "web", "image": images[NEW]}
-    api.patch(f"{sets}/db", {"spec": {"template": {"spec": {"containers": [web]}}}})
+    api.patch(f"{SETS}/db", {"spec": {"template": {"spec": {"containers": [web]}}}})
     wait_for(lambda: settled(images[NEW]), "the new release")
     found = sorted(api.get(PODS)["items"], key=lambda each: str(each["status"]["startTime"]))
     assert [each["metadata"]["name"] for each in found] == ["db-2", "db-1", "db-0"]
-    budgets = "/apis/policy/v1beta1/namespaces/default/poddisruptionbudgets"
     budget = {"minAvailable": 2, "selector": {"matchLabels": {"app": "db"}}}
-    api.create(budgets, {"metadata": {"name": "db"}, "spec": budget})
-    wait_for(lambda: api.get(f"{budgets}/db")["status"].get("disruptionsAllowed"), "the budget to be counted")
+    api.create(BUDGETS, {"metadata": {"name": "db"}, "spec": budget})
+    wait_for(lambda: api.get(f"{BUDGETS}/db")["status"].get("disruptionsAllowed"), "the budget to be counted")
     _evict(api, "db-0")
     with pytest.raises(Unavailable, match="429 Cannot evict pod as it would violate the pod's disruption budget"):
         _evict(api, "db-1")
-    for path in (f"{budgets}/db", f"{sets}/db"):
-        api.delete(path, {"propagationPolicy": "Foreground"})
 
 
 def _evict(api: Api, name: str) -> None:
