@@ -26,10 +26,10 @@ def sample(things: Sequence[Thing], count: int) -> list[Thing]:
     return [thing for number, thing in enumerate(things) if number in chosen]
 
 
-MACHINES = ("qemu", "ec2", "vmware")
+MACHINES = ("qemu", "ec2", "vmware", "kubernetes")
 
 
 def machines_of_the_day(kind: str) -> pytest.MarkDecorator:
-    """The mark of end-to-end tests on that kind of machines: each is played every third day, or when everything is."""
-    reason = f"played every third day: {', '.join(MACHINES)}; now: scripts/test --whole"
+    """The mark of end-to-end tests on that kind of machines: each is played every fourth day, or when everything is."""
+    reason = f"played every fourth day: {', '.join(MACHINES)}; now: scripts/test --whole"
     return pytest.mark.skipif(kind not in sample(MACHINES, 1), reason=reason)
