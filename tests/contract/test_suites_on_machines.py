@@ -48,6 +48,16 @@ def test_a_hostspec_that_cannot_be_trusted_is_an_error(world: World, tmp_path: P
 
 
 @pytest.mark.docker
+def test_a_machine_is_reached_by_what_libvirt_says_of_it(world: World, tmp_path: Path) -> None:
+    """An address for SSH with the machine's id behind it, which is for people."""
+    gate = build("testinfra", {"suite": suite(tmp_path, "checks", CHECKS)}, world.connections, tmp_path)
+    hostspec = f"ssh://root@{world.good.address}/6ba7b810-9dad-11d1-80b4-00c04fd430c8"
+    measurement = gate.measure(subject_of(world.good, tmp_path, hostspec=hostspec))
+
+    assert (judge(measurement), measurement.error) == (Verdict.PASSED, "")
+
+
+@pytest.mark.docker
 def test_an_instance_that_goes_away_halfway_is_an_error_not_a_bad_image(world: World, tmp_path: Path) -> None:
     victim = world.machines.start("web-04")
     text = f"""
