@@ -14,7 +14,7 @@ import pytest
 from lab import leftovers
 from lab.places import REPOSITORY
 from lab.qemu_host import BRIDGE
-from tests.contract.machinery import killed_when_ready, output
+from tests.contract.machinery import killed_when_ready, output, wait_for
 from tests.sampling import machines_of_the_day
 
 pytestmark = [pytest.mark.e2e, pytest.mark.libvirt, pytest.mark.timeout(600), machines_of_the_day("qemu")]
@@ -57,4 +57,4 @@ def test_down_ends_what_a_killed_run_has_left(tmp_path: Path, libvirtd: str) -> 
     assert not Path(told["folder"]).exists()
     assert not Path("/sys/class/net", BRIDGE).exists()
     for pid in (told["pids"][1], leases):
-        assert not Path(f"/proc/{pid}").exists()
+        wait_for(lambda pid=pid: not Path(f"/proc/{pid}").exists(), f"init to be told of the end of {pid}")
