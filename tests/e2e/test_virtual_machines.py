@@ -192,7 +192,7 @@ class TestLogin:
         with mock.patch.object(_libvirt_host, "connected", wraps=_libvirt_host.connected) as logins:
             before = [scene.world.instances() for _ in range(3)]
             assert logins.call_count == 1
-            host.ssh("busybox", "pkill", "virt-ssh-helper")
+            host.ssh("busybox", "killall", "virt-ssh-helper")
             after = scene.world.instances()
 
         assert logins.call_count == 2
