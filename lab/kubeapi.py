@@ -45,7 +45,7 @@ class Identity:
 class Api:
     """A client for any number of threads."""
 
-    def __init__(self, identity: Identity, *, timeout: float = 10) -> None:
+    def __init__(self, identity: Identity, *, timeout: float = 30) -> None:
         context = ssl.create_default_context(cafile=identity.ca)
         context.load_cert_chain(identity.own)
         limits = httpx.Limits(max_connections=100, max_keepalive_connections=20)

@@ -63,12 +63,18 @@ def api(lab: KubernetesLab) -> Iterator[Api]:
     api = lab.api()
     yield api
     for path in (DEPLOYMENTS, SETS, BUDGETS, SERVICES, PODS):
-        for each in api.get(path)["items"]:
-            if each["metadata"]["name"] != "kubernetes":
-                api.delete(f"{path}/{each['metadata']['name']}", {"propagationPolicy": "Foreground"})
-    wait_for(lambda: not api.get(PODS)["items"], "all pods to go")
+        for name in made(api, path):
+            api.delete(f"{path}/{name}", {"propagationPolicy": "Foreground"})
+    for path in (DEPLOYMENTS, SETS, BUDGETS, SERVICES, PODS):
+        wait_for(lambda path=path: not made(api, path), f"{path} to be empty")
     wait_for(lambda: guests.containers(lab.owner) == [], "their containers to go")
     api.close()
+
+
+def made(api: Api, path: str) -> list[str]:
+    """Names of what tests have made there."""
+    names = [str(each["metadata"]["name"]) for each in api.get(path)["items"]]
+    return [name for name in names if name != "kubernetes"]
 
 
 def container(image: str, **more: Any) -> Object:
