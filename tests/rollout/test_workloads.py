@@ -92,7 +92,7 @@ def test_a_roll_that_fails_is_undone_and_the_next_is_never_touched(workloads: St
 
 
 def test_a_roll_that_takes_too_long_is_undone(workloads: Stage) -> None:
-    scene = workloads("one", roll_seconds=3600, timeouts={"ready": "5m", "terminate": "2h"})
+    scene = workloads("one", roll_seconds=90, timeouts={"ready": "1m", "terminate": "10m"})
     assert "not done after" in halted(scene, scene.open())
     assert scene.images() == {"one": image_of(OLD)}
     assert not scene.open_ends()
@@ -105,6 +105,16 @@ def test_a_gate_that_fails_undoes_even_the_only_workload(workloads: Stage, gate:
     halted(scene, scene.open())
     assert scene.images() == {"one": image_of(OLD)}
     assert not scene.open_ends()
+
+
+def test_a_watch_is_compared_with_other_workloads_and_not_with_what_was_rolled_over(
+    workloads: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = workloads("one", "two")
+    monkeypatch.setattr(type(scene.watch), "watches", True)
+    scene.run(scene.open())
+    seen = [[each["name"][:6] for each in call.facts["beside"]] for call in scene.watch.calls]
+    assert {tuple(each) for each in seen} == {("web-02",), ()}
 
 
 def test_replicas_that_fall_ill_in_the_watch_time_undo_it(workloads: Stage) -> None:

@@ -39,4 +39,6 @@ def facts_of(work: Replacement, since: str, served: list[dict[str, str]], *, ove
 
 
 def _is_old(work: Replacement, instance: Instance) -> bool:
+    if work.fleet.workload and instance.slot == work.name:
+        return False  # a revision that is rolled over only stands there because it could come back
     return instance.state is InstanceState.RUNNING and instance.version != str(work.image.version)
