@@ -199,9 +199,17 @@ class Play:
         self.story.append(f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d} {line}")
 
     def hire(self) -> None:
-        """One more holder goes to work on the rollout, if it is still open."""
+        """One more holder goes to work on the rollout, if it is still open; if it is halted, somebody hears of that.
+
+        The one before may have died between the halt and the telling.
+        """
         rollout = self.people.rollout
-        if rollout is None or self.catalog.rollouts.get(rollout.id).state is not RolloutState.OPEN:
+        if rollout is None:
+            return
+        state = self.catalog.rollouts.get(rollout.id).state
+        if state is RolloutState.HALTED:
+            self.people.call_for_help()
+        if state is not RolloutState.OPEN:
             return
         self.hired += 1
         holder = Holder(self, f"worker-{self.hired}", rollout)

@@ -96,6 +96,13 @@ def test_a_missing_floor_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+def test_somebody_hears_of_a_halt_that_its_holder_did_not_live_to_tell() -> None:
+    outcome = play(12954)
+    halted = next(number for number, line in enumerate(outcome.story) if "configure failed" in line)
+    assert "worker-2 dies" in "\n".join(outcome.story[halted:])
+    assert (outcome.violation, outcome.ending) == ("", "at rest")
+
+
 def test_a_sample_of_seeds() -> None:
     tally = campaign(0, SAMPLE, processes=2)
     assert tally.seeds == SAMPLE
