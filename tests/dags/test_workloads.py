@@ -62,7 +62,7 @@ def test_canary_and_waves_over_workloads_and_clusters(world: World) -> None:
     assert len(workloads(world).calls("start")) == 3
 
 
-def test_a_bad_image_stops_at_the_canary_is_undone_and_goes_on_after_a_resume(world: World) -> None:
+def test_a_bad_image_stops_at_the_canary_and_is_undone(world: World) -> None:
     workloads(world).fail_roll("east/shop", "CrashLoopBackOff")
     run = run_dag("fleet.shop", window=str(NOW))
     assert run.state == "failed"
