@@ -135,4 +135,23 @@ MUTANTS = (
         "or last is None or not",
         (f"{_SEEDS}test_what_only_the_next_holders_clock_has_seen_pass_counts_for_nothing[watch]",),
     ),
+    Mutant(
+        "left-open-for-good",
+        "I21: what a cancelled rollout left open is settled, whether or not a later one comes to its slot",
+        "rollout/reaping.py",
+        "pending.settle_left(self, self.catalog, self.fleet, self.log)",
+        "pass",
+        (
+            "rollout/test_reaper_settles.py::"
+            "test_what_a_cancelled_rollout_left_open_is_settled_where_nothing_is_left_to_replace",
+        ),
+    ),
+    Mutant(
+        "settled-under-its-callers-hands",
+        "I27: a rollout that is under way settles its own calls",
+        "catalog/reaping.py",
+        "ROLLOUTS.c.state.in_((RolloutState.CANCELLED, RolloutState.SUPERSEDED)),\n        INTENTS",
+        "INTENTS",
+        ("rollout/test_reaper_settles.py::test_what_a_rollout_is_at_is_its_own",),
+    ),
 )

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from phoenix_fleet.config import Fleet
 from phoenix_fleet.domain.brake import check_brake
-from phoenix_fleet.domain.errors import Blind, CapacityExhausted, NotFound, PhoenixError, Throttled, TransientError
+from phoenix_fleet.domain.errors import Blind, CapacityExhausted, PhoenixError, Throttled, TransientError
 from phoenix_fleet.domain.models import Artefact, BackendStatus, Image, Instance, InstanceState, LaunchIntent
 from phoenix_fleet.domain.planner import FleetShape, Observed
 from phoenix_fleet.domain.steps import Step
+from phoenix_fleet.rollout import gone
 from phoenix_fleet.rollout.deps import Deps
 from phoenix_fleet.rollout.planning import brake_of, look_at, shape_of
 from phoenix_fleet.rollout.progress import Failing
@@ -259,10 +260,7 @@ class Replacement:
 
     def see(self, instance_id: str) -> Instance | None:
         """That instance, read now; None if it is not to be seen, which does not prove that it is gone."""
-        try:
-            return self.deps.platform.get_instance(instance_id)
-        except NotFound:
-            return None
+        return gone.see(self.deps.platform, instance_id)
 
     def status(self, instance: Instance) -> BackendStatus:
         """What the balancer says of it now."""
