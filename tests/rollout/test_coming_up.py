@@ -292,7 +292,7 @@ def test_a_watch_in_which_nobody_looked_starts_anew(stage: Stage) -> None:
     engine, ticket = reach(scene, Step.WATCH)
     assert engine.advance(ticket).state == "waiting"
     scene.clock.advance(timedelta(minutes=5))
-    ticket = scene.claim(engine, 0, scene.holder()) or ticket
+    ticket = scene.claim(engine, 0, ticket.holder) or ticket
     assert engine.advance(ticket).state == "waiting", "five unwatched minutes prove nothing"
     began = scene.clock.now()
     scene.drive(engine, ticket, until=lambda progress: progress.state == "moved")

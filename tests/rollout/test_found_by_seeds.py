@@ -371,3 +371,19 @@ def test_an_old_one_that_died_by_itself_counts_in_a_meltdown_although_its_slot_i
     with pytest.raises(StepFailed, match="3 of 3 are out of service"):
         scene.drive(engine, ticket)
     assert mutations(scene) == len(scene.fleet.slots) * 2, "those that made the fleet"
+
+
+@pytest.mark.parametrize("step", [Step.WATCH, Step.DRAIN])
+def test_what_only_the_next_holders_clock_has_seen_pass_counts_for_nothing(stage: Stage, step: Step) -> None:
+    """Seed 13462: its clock was ahead, so that it took over at once, and what had just begun seemed to be over."""
+    scene = stage(watch_time="30s", drain={"limit": "30s", "policy": "force"})
+    engine, first = reach(scene, step)
+    scene.balancer.set_connections(old_machine(scene)["name"], 3)
+    began = scene.clock.now()
+    scene.clock.advance(engine.advance(first).check_after)
+    scene.watch_on_the_wall.off = LEASE
+    ticket = scene.claim(engine, 0, scene.holder())
+    assert ticket
+    assert ticket.slot == first.slot
+    scene.drive(engine, ticket, until=lambda progress: progress.state == "moved")
+    assert timedelta(seconds=30) <= scene.clock.now() - began <= timedelta(minutes=1)

@@ -9,6 +9,7 @@ from phoenix_fleet.domain.errors import NotFound, PhoenixError
 from phoenix_fleet.domain.fleets import Plan
 from phoenix_fleet.domain.models import Backend, InstanceState
 from phoenix_fleet.domain.windows import Window
+from phoenix_fleet.rollout import pending
 from phoenix_fleet.rollout.deps import Deps
 from phoenix_fleet.rollout.planning import draw_plan, freeze
 from tests.simulator.database import FAMILY, artefact_of
@@ -161,6 +162,9 @@ class People:
             self.play.after(400.0, self._begin_again)
 
     def _at_rest(self, plan: Plan) -> None:
+        # As the reaper does each hour; the rest of what it does is none of a rollout's promises.
+        deps = _ReadDeps(self.play).deps()
+        pending.settle_left(deps, self.play.catalog, self.play.fleet.name, deps.log)
         self.play.laws.at_rest(frozenset(slot for slot, _ in plan.refusals))
         self.play.say(f"at rest: {len(self.play.world.serving)} machines serve on {self.play.laws.target}")
         self.play.ending = "at rest"

@@ -34,6 +34,16 @@ _CUT_SHORT = (
     .order_by(INTENTS.c.id.desc())
     .limit(_CHUNK)
 )
+_LEFT_OPEN = (
+    select(INTENTS)
+    .join(ROLLOUTS, ROLLOUTS.c.id == INTENTS.c.rollout_id)
+    .where(
+        ROLLOUTS.c.fleet == bindparam("fleet"),
+        ROLLOUTS.c.state.in_((RolloutState.CANCELLED, RolloutState.SUPERSEDED)),
+        INTENTS.c.outcome.is_(None),
+    )
+    .order_by(INTENTS.c.id)
+)
 
 
 class ReapStore:
@@ -83,6 +93,11 @@ class ReapStore:
         """Terminations that a rollout had begun when it was cancelled or superseded: nobody saw them through."""
         with self._database.look() as connection:
             return [to_intent(row) for row in connection.execute(_CUT_SHORT, {"fleet": fleet})]
+
+    def left_open(self, fleet: str) -> list[IntentRecord]:
+        """Calls that a rollout had begun when it was cancelled or superseded and that have no outcome, oldest first."""
+        with self._database.look() as connection:
+            return [to_intent(row) for row in connection.execute(_LEFT_OPEN, {"fleet": fleet})]
 
     def admitted(self, instances: Iterable[str]) -> list[IntentRecord]:
         """How each of those was last let into the balancer; of one that never was, nothing."""

@@ -203,8 +203,10 @@ def watch(work: Replacement) -> Result:
     watched, last = work.since("watched_from"), work.since("watched_last")
     now, watchers = work.now.isoformat(), watching.watching_gates(work)
     facts: dict[str, Any] = {"watched_last": now}
-    if watched is None or last is None or not timedelta() <= last <= LONGEST_GAP:
-        watched, facts = timedelta(), {"watched_from": now, "watched_last": now}
+    # Another holder's clock may differ, and nobody looked between the two.
+    same = work.facts.get("watched_by") == work.ticket.holder
+    if watched is None or last is None or not same or not timedelta() <= last <= LONGEST_GAP:
+        watched, facts = timedelta(), {"watched_from": now, "watched_last": now, "watched_by": work.ticket.holder}
         if watchers:
             facts["beside"] = watching.beside(work)
     so_far = {**work.facts, **facts}

@@ -9,7 +9,7 @@ from phoenix_fleet.domain.models import Backend, BackendStatus, Instance, Instan
 from phoenix_fleet.domain.planner import Decision
 from phoenix_fleet.rollout import giving_way, quorum, retiring
 from phoenix_fleet.rollout.progress import AT_ONCE, LATER, Failing, Moved, Result, Waiting, pause, soon, words
-from phoenix_fleet.rollout.replacement import Identity, Replacement, seen_since
+from phoenix_fleet.rollout.replacement import Identity, Replacement
 
 
 def drain(work: Replacement) -> Result:
@@ -30,14 +30,14 @@ def drain(work: Replacement) -> Result:
         return _held(work, f"{old.name} has to stay: {decision.reason}")
     if not began:
         now = work.now
-        work.note(drain_began=now.isoformat(), old_served=served, **seen_since("drained", now, now))
+        work.note(drain_began=now.isoformat(), old_served=served, **work.seen_since("drained", now, now))
     if not work.has_balancer:
         return Moved("there is no balancer to drain at")
     idle = status.state in (Backend.DRAINING, Backend.ABSENT)
     # One that is not healthy may show no sign of a drain, and gets no connections any more all the same.
     if status.state is Backend.HEALTHY or not (idle or work.facts.get("drain_asked")):
         # The limit runs from here: what was begun earlier may not have come to the call.
-        work.note(drain_asked=True, **seen_since("drained", work.now, work.now))
+        work.note(drain_asked=True, **work.seen_since("drained", work.now, work.now))
         work.act("drain", old, lambda: work.deps.balancer.drain(instance))
         return Waiting(f"{old.name} gets no new connections", AT_ONCE)
     if status.connections == 0:

@@ -43,8 +43,14 @@ def look(
     return Look(gone, message, missing_since)
 
 
-def _find(platform: Platform, fleet: str, instance_id: str) -> Instance | None:
+def see(platform: Platform, instance_id: str) -> Instance | None:
+    """That instance, read now; None if it is not to be seen, which does not prove that it is gone."""
     try:
         return platform.get_instance(instance_id)
     except NotFound:
-        return next((each for each in platform.list_instances(fleet) if each.id == instance_id), None)
+        return None
+
+
+def _find(platform: Platform, fleet: str, instance_id: str) -> Instance | None:
+    there = see(platform, instance_id)
+    return there or next((each for each in platform.list_instances(fleet) if each.id == instance_id), None)

@@ -23,7 +23,7 @@ from phoenix_fleet.rollout.replacement import Identity, Replacement
 if TYPE_CHECKING:
     from phoenix_fleet.catalog.records import IntentRecord, Outcome
     from phoenix_fleet.configvolumes import DataVolume
-    from phoenix_fleet.platforms.base import Volumes
+    from phoenix_fleet.platforms.base import Platform, Volumes
 
 ACTIONS = ("stop", "create_volume", "snapshot", "detach", "attach")
 """The calls that are made here."""
@@ -227,18 +227,17 @@ def _call(
     work.act(action, target, call, params=params, token=token or machine.token)
 
 
-def seen(work: Replacement, intent: IntentRecord) -> tuple[Outcome, str]:
+def seen(driver: Volumes | None, platform: Platform, fleet: str, intent: IntentRecord) -> tuple[Outcome, str]:
     """What can be seen now of a call that was not heard of any more."""
-    driver = work.deps.volumes
     if driver is None:
         return "unknown", "the fleet has no data volumes any more"
     if intent.action == "stop":
-        instance = work.see(intent.target)
+        instance = gone.see(platform, intent.target)
         if instance is None:
             return "unknown", "the instance is not to be seen"
         down = instance.state in (InstanceState.STOPPING, InstanceState.FAILED, InstanceState.GONE)
         return ("done" if down else "unknown"), f"the instance is {instance.state}"
-    label, volumes = intent.params.get("label"), driver.list_volumes(work.fleet.name)
+    label, volumes = intent.params.get("label"), driver.list_volumes(fleet)
     if intent.action == "create_volume":
         there = any(each.label == label for each in volumes)
         return ("done" if there else "unknown"), f"{label} is {'' if there else 'not '}there"

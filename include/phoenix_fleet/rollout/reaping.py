@@ -30,7 +30,7 @@ from phoenix_fleet.domain.fleets import Observed
 from phoenix_fleet.domain.models import Backend, BackendStatus, Instance, InstanceState
 from phoenix_fleet.domain.reaping import Inventory, Launch, Memory, Orphan, Reaping, Rules
 from phoenix_fleet.platforms.base import Platform, Volumes
-from phoenix_fleet.rollout import deps, forgetting, gone
+from phoenix_fleet.rollout import deps, forgetting, gone, pending
 from phoenix_fleet.rollout.eyes import watchful
 from phoenix_fleet.rollout.forgetting import Spared
 from phoenix_fleet.rollout.planning import observe
@@ -282,7 +282,7 @@ class Reaper:
     def _read_again(self, orphan: Orphan) -> tuple[Instance, BackendStatus]:
         """The orphan and what the balancer says of it, read now. :raises Spared: it may not be taken any more."""
         wanted = Identity.of(orphan.instance)
-        instance = self._see(wanted.id)
+        instance = gone.see(self.platform, wanted.id)
         if instance is None:
             raise Spared("it is not to be seen, so nothing is known of it")
         if difference := wanted.difference(instance):
@@ -294,17 +294,11 @@ class Reaper:
         status = self._status(instance)
         if status.state in SERVING:
             raise Spared(f"it is {status.state} at the balancer")
-        witness = self._see(orphan.witness)
+        witness = gone.see(self.platform, orphan.witness)
         alone = witness is None or witness.slot != instance.slot or witness.state is not InstanceState.RUNNING
         if alone or witness is None or self._status(witness).state is not Backend.HEALTHY:
             raise Spared(f"nothing else is in service in {instance.slot} any more")
         return instance, status
-
-    def _see(self, instance_id: str) -> Instance | None:
-        try:
-            return self.platform.get_instance(instance_id)
-        except NotFound:
-            return None
 
     def _status(self, instance: Instance) -> BackendStatus:
         assert self.balancer is not None  # noqa: S101 (asked for fleets alone)
@@ -338,7 +332,11 @@ class Reaper:
         self.catalog.intents.outcome(intent.id, "done", {})
 
     def _settle(self) -> None:
-        """Give the intents of a run that died, or did not hear the reply, the outcome that can be seen now."""
+        """Give the intents of a run that died, or did not hear the reply, the outcome that can be seen now.
+
+        Those that a cancelled rollout left, too: no later one need have anything to do in their slots.
+        """
+        pending.settle_left(self, self.catalog, self.fleet, self.log)
         for intent in self.catalog.reaping.pending(self.fleet):
             kept = intent.result.get("missing_since")
             since = datetime.fromisoformat(kept) if kept else None

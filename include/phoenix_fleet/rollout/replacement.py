@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from phoenix_fleet.config import Fleet
 from phoenix_fleet.domain.brake import check_brake
-from phoenix_fleet.domain.errors import Blind, CapacityExhausted, NotFound, PhoenixError, Throttled, TransientError
+from phoenix_fleet.domain.errors import Blind, CapacityExhausted, PhoenixError, Throttled, TransientError
 from phoenix_fleet.domain.models import Artefact, BackendStatus, Image, Instance, InstanceState, LaunchIntent
 from phoenix_fleet.domain.planner import FleetShape, Observed
 from phoenix_fleet.domain.steps import Step
+from phoenix_fleet.rollout import gone
 from phoenix_fleet.rollout.deps import Deps
 from phoenix_fleet.rollout.planning import brake_of, look_at, shape_of
 from phoenix_fleet.rollout.progress import Failing
@@ -179,13 +180,18 @@ class Replacement:
         """The moment since which that has been so, less the time in which nobody looked; None if it is not so.
 
         So neither a clock that jumps nor a holder that slept makes anything seem to have lasted longer than it did.
+        Nor does a holder whose clock differs: what passed between its first look and another one's last is left out.
         """
         if not self.facts.get(fact):
             return None
         since = datetime.fromisoformat(self.facts[fact])
         last = datetime.fromisoformat(self.facts.get(f"{fact}, last") or self.facts[fact])
         gap = self.now - last
-        return since if timedelta() <= gap <= LONGEST_GAP else since + gap
+        return since if self._looked(fact) and timedelta() <= gap <= LONGEST_GAP else since + gap
+
+    def _looked(self, fact: str) -> bool:
+        """Whether it was this holder who noted that last."""
+        return bool(self.facts.get(f"{fact}, by") == self.ticket.holder)
 
     def lasting(self, fact: str) -> timedelta:
         """How long that has been so, seen now once more; nothing at the first look."""
@@ -198,8 +204,12 @@ class Replacement:
         """Remember since when that has been so, and that it was so just now: not at every look, but often enough."""
         noted = self.facts.get(f"{fact}, last")
         recent = noted and timedelta() <= now - datetime.fromisoformat(noted) < LONGEST_GAP / 3
-        if not recent or self.facts.get(fact) != since.isoformat():
-            self.note(**seen_since(fact, since, now))
+        if not recent or not self._looked(fact) or self.facts.get(fact) != since.isoformat():
+            self.note(**self.seen_since(fact, since, now))
+
+    def seen_since(self, fact: str, since: datetime, now: datetime) -> dict[str, str]:
+        """The facts that say since when something has been so, and that this holder saw it just now."""
+        return {fact: since.isoformat(), f"{fact}, last": now.isoformat(), f"{fact}, by": self.ticket.holder}
 
     def note(self, **facts: Any) -> None:
         """Remember these facts before anything else happens, for whoever goes on from here."""
@@ -250,10 +260,7 @@ class Replacement:
 
     def see(self, instance_id: str) -> Instance | None:
         """That instance, read now; None if it is not to be seen, which does not prove that it is gone."""
-        try:
-            return self.deps.platform.get_instance(instance_id)
-        except NotFound:
-            return None
+        return gone.see(self.deps.platform, instance_id)
 
     def status(self, instance: Instance) -> BackendStatus:
         """What the balancer says of it now."""
@@ -335,11 +342,6 @@ def _taken_out(slot: SlotRecord) -> bool:
     """Whether it is dark because we took its old instance out: one that died by itself is no more meant than others."""
     told = ("drain_asked", "drained ", "stopping ", "asked ")
     return any(kept and fact.startswith(told) for fact, kept in slot.facts.items())
-
-
-def seen_since(fact: str, since: datetime, now: datetime) -> dict[str, str]:
-    """The facts that say since when something has been so, and that it was so at a look just now."""
-    return {fact: since.isoformat(), f"{fact}, last": now.isoformat()}
 
 
 def may_have_happened(error: PhoenixError) -> bool:
