@@ -371,3 +371,27 @@ def test_an_old_one_that_died_by_itself_counts_in_a_meltdown_although_its_slot_i
     with pytest.raises(StepFailed, match="3 of 3 are out of service"):
         scene.drive(engine, ticket)
     assert mutations(scene) == len(scene.fleet.slots) * 2, "those that made the fleet"
+
+
+def test_a_left_over_that_was_told_to_drain_stays_while_the_floor_is_broken(stage: Stage) -> None:
+    """Seed 13708: between its drain and the next call another machine died."""
+    scene = stage(max_surge="1", max_unavailable="0")
+    scene.seed("web-03", OLD, attempt=9)
+    engine, ticket = reach(scene, Step.LAUNCH)
+    died = next(each for each in ("web-01", "web-02") if each != ticket.slot)
+    there = {each["name"]: key for key, each in scene.living().items() if each["slot"] == "web-03"}
+    for name in there:
+        scene.balancer.set_connections(name, 3)
+    scene.drive(engine, ticket, until=lambda progress: "connections are open" in progress.message)
+    (drained,) = set(there) - set(scene.serving())
+    scene.platform.set_state(old_machine(scene, died)["id"], InstanceState.GONE)
+    for name in there:
+        scene.balancer.set_connections(name, 0)
+    before = len(scene.platform.calls("launch"))
+    scene.drive(engine, ticket)
+    assert scene.run(engine.rollout).state is RolloutState.DONE
+    makes_up_for_it = scene.platform.calls("launch")[before]
+    taken = [*scene.balancer.calls("remove"), *scene.platform.calls("terminate")]
+    assert makes_up_for_it.at < min(each.at for each in taken if each.subject in (drained, there[drained]))
+    assert scene.versions() == {slot: [str(NEW)] for slot in scene.fleet.slots}
+    assert len(scene.serving()) == scene.fleet.size
