@@ -154,4 +154,20 @@ MUTANTS = (
         "INTENTS",
         ("rollout/test_reaper_settles.py::test_what_a_rollout_is_at_is_its_own",),
     ),
+    Mutant(
+        "left-over-that-drains-goes-whatever-the-floor",
+        "I3: a left-over that was told to drain could serve again",
+        "domain/left_over.py",
+        "if not _drains(each, observed) or _may_go(shape, observed, each):",
+        "if True:",
+        (f"{_SEEDS}test_a_left_over_that_was_told_to_drain_stays_while_the_floor_is_broken",),
+    ),
+    Mutant(
+        "what-drains-in-a-done-slot-goes-whatever-the-floor",
+        "I3: a left-over that was told to drain could serve again, also where the replacement is done",
+        "domain/left_over.py",
+        "serves = observed.serves(instance) or _drains(instance, observed)",
+        "serves = observed.serves(instance)",
+        ("unit/domain/test_left_over.py::test_what_drains_stays_while_the_floor_is_broken",),
+    ),
 )

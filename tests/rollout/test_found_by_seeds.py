@@ -387,3 +387,27 @@ def test_what_only_the_next_holders_clock_has_seen_pass_counts_for_nothing(stage
     assert ticket.slot == first.slot
     scene.drive(engine, ticket, until=lambda progress: progress.state == "moved")
     assert timedelta(seconds=30) <= scene.clock.now() - began <= timedelta(minutes=1)
+
+
+def test_a_left_over_that_was_told_to_drain_stays_while_the_floor_is_broken(stage: Stage) -> None:
+    """Seed 13708: between its drain and the next call another machine died."""
+    scene = stage(max_surge="1", max_unavailable="0")
+    scene.seed("web-03", OLD, attempt=9)
+    engine, ticket = reach(scene, Step.LAUNCH)
+    died = next(each for each in ("web-01", "web-02") if each != ticket.slot)
+    there = {each["name"]: key for key, each in scene.living().items() if each["slot"] == "web-03"}
+    for name in there:
+        scene.balancer.set_connections(name, 3)
+    scene.drive(engine, ticket, until=lambda progress: "connections are open" in progress.message)
+    (drained,) = set(there) - set(scene.serving())
+    scene.platform.set_state(old_machine(scene, died)["id"], InstanceState.GONE)
+    for name in there:
+        scene.balancer.set_connections(name, 0)
+    before = len(scene.platform.calls("launch"))
+    scene.drive(engine, ticket)
+    assert scene.run(engine.rollout).state is RolloutState.DONE
+    makes_up_for_it = scene.platform.calls("launch")[before]
+    taken = [*scene.balancer.calls("remove"), *scene.platform.calls("terminate")]
+    assert makes_up_for_it.at < min(each.at for each in taken if each.subject in (drained, there[drained]))
+    assert scene.versions() == {slot: [str(NEW)] for slot in scene.fleet.slots}
+    assert len(scene.serving()) == scene.fleet.size

@@ -8,7 +8,7 @@ from phoenix_fleet.catalog.records import RolloutRecord, RolloutState
 from phoenix_fleet.domain.errors import NotFound, PhoenixError
 from phoenix_fleet.domain.fleets import Plan
 from phoenix_fleet.domain.models import Backend, InstanceState
-from phoenix_fleet.domain.windows import Window
+from phoenix_fleet.domain.windows import Version, Window
 from phoenix_fleet.rollout import pending
 from phoenix_fleet.rollout.deps import Deps
 from phoenix_fleet.rollout.planning import draw_plan, freeze
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from tests.simulator.play import Play
 
 PATIENCE = 6
-"""So many rollouts at most until the fleet is on its release."""
+"""So many rollouts at most that bring the fleet no nearer to its release: how many it needs in all depends on its size,
+where the drain's policy halts at each machine whose sessions outlast the limit."""
 TRIED = 3
 """After so many a person tidies up whatever people have put where it does not belong."""
 
@@ -33,6 +34,11 @@ class People:
         self.rollout: RolloutRecord | None = None
         self.last_wave = 0
         self.opened = 0
+        self.aim: Version | None = None
+        self.least = 0
+        """So few slots were left when a rollout to ``aim`` opened."""
+        self.futile = 0
+        """So many rollouts opened since then."""
         self.halts = 0
         self.asked_for_help = False
 
@@ -50,9 +56,8 @@ class People:
         if not plan.slots:
             self._at_rest(plan)
             return
+        self._lose_patience(version, plan)
         self.opened += 1
-        if self.opened > PATIENCE:
-            raise Violation(f"I16: {PATIENCE} rollouts, and the fleet is not on its release: {plan.lines()[:3]}")
         self.halts = 0
         self.rollout = holder.rollouts.open(
             self.play.fleet.name,
@@ -73,6 +78,15 @@ class People:
         self.play.laws.aim(str(version), artefact_of(version).digest, unfilled)
         for _ in range(self.play.scenario.engines):
             self.play.hire()
+
+    def _lose_patience(self, version: Version, plan: Plan) -> None:
+        """:raises Violation: as many rollouts as anybody waits for have brought the fleet no nearer to that release."""
+        if version != self.aim or len(plan.slots) < self.least:
+            self.aim, self.least, self.futile = version, len(plan.slots), 0
+        self.futile += 1
+        if self.futile > PATIENCE:
+            told = f"{PATIENCE} rollouts have brought the fleet no nearer to its release"
+            raise Violation(f"I16: {told}: {plan.lines()[:3]}")
 
     def halted(self, holder: Holder, error: Exception) -> None:
         """A holder has come to a halt: somebody is told and looks into it."""

@@ -20,6 +20,7 @@ from phoenix_fleet.rollout import going_away
 from phoenix_fleet.rollout.planning import shape_of
 from tests.simulator.campaign import campaign, explain
 from tests.simulator.database import OLD
+from tests.simulator.people import PATIENCE
 from tests.simulator.play import Play, play
 from tests.simulator.reporting import ROOT, add, leg_of
 from tests.simulator.scenario import BAD_IMAGE
@@ -93,6 +94,27 @@ def test_a_missing_floor_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(going_away.planner, "may_take_out", lambda *args, **kwargs: Decision(True, "who cares"))
     found = [play(seed, ("crashed machines", "zone failure"), 3).violation for seed in range(12)]
     assert any(each.startswith(("I3", "I4")) for each in found), found
+
+
+def test_a_fleet_that_comes_nearer_with_each_rollout_is_not_given_up() -> None:
+    """Seed 13039: sessions outlast the drain's limit by a second, so that its policy halts once at every machine."""
+    stage = Play(158, (), 20)
+    for machine in stage.world.roster.values():
+        machine.connections = 9
+    outcome = stage.run()
+    assert (outcome.violation, outcome.ending) == ("", "at rest")
+    assert outcome.counts["rollouts"] > PATIENCE
+
+
+def test_a_fleet_that_comes_no_nearer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise nobody would notice a rollout that can never succeed."""
+    stage = Play(158, (), 3)
+    monkeypatch.setattr(stage.troubles, "calm", lambda: None)
+    for machine in stage.world.roster.values():
+        machine.stuck, machine.connections = machine.now.slot == stage.fleet.slots[0], 9
+    outcome = stage.run()
+    assert outcome.violation.startswith(f"I16: {PATIENCE} rollouts have brought the fleet no nearer")
+    assert outcome.counts["rollouts"] == PATIENCE + 1, "the first one brought it nearer"
 
 
 @pytest.mark.slow

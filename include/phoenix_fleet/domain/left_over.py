@@ -7,7 +7,7 @@ from collections.abc import Collection
 from datetime import datetime
 
 from phoenix_fleet.domain.fleets import FleetShape, Observed, Target
-from phoenix_fleet.domain.models import Instance, InstanceState
+from phoenix_fleet.domain.models import Backend, Instance, InstanceState
 from phoenix_fleet.domain.planner import check_floor, find_fault, view_slot
 
 MOST_NAMED = 5
@@ -34,7 +34,8 @@ def find_left_over(
 ) -> Instance | None:
     """An instance beside another one in its slot, which takes the room that a launch needs and that nobody misses.
 
-    Either it is out of service, or it has to go, another one serves in its slot and the floor holds without it.
+    Either it is out of service, or it has to go, another one serves in its slot and the floor holds without it. One
+    that drains counts as serving: it could again at once, and while the floor is broken it may have to.
 
     :param spared: slots in which nothing is left over: it may be the new instance of a replacement under way.
     :param kept: id of one that is never taken for a left-over.
@@ -49,10 +50,12 @@ def find_left_over(
             in_service = in_service or _outdated_beside(shape, slot, target, observed, now)
             continue
         view = view_slot(shape, slot, target, observed, now)
-        if view.surplus:
-            return view.surplus[0]
+        idle = list(view.surplus)
         if view.new is not None and view.old is not None and not view.serves and view.old.id != kept:
-            return view.old
+            idle.append(view.old)
+        for each in idle:
+            if not _drains(each, observed) or _may_go(shape, observed, each):
+                return each
         in_service = in_service or _missed_by_nobody(shape, slot, target, observed, now, kept)
     return in_service
 
@@ -66,7 +69,7 @@ def _missed_by_nobody(
         return None
     for each in serving:
         faulty = each.id != kept and find_fault(each, shape, target, observed, now)
-        if faulty and check_floor(shape.size, shape.budget.max_unavailable, observed, each.id).allowed:
+        if faulty and _may_go(shape, observed, each):
             return each
     return None
 
@@ -82,6 +85,16 @@ def _outdated_beside(
     for each in standing:
         if not faults[each.id] or each.version == str(target.version):
             continue
-        if check_floor(shape.size, shape.budget.max_unavailable, observed, each.id).allowed:
+        if _may_go(shape, observed, each):
             return each
     return None
+
+
+def _drains(instance: Instance, observed: Observed) -> bool:
+    return observed.backend(instance).state is Backend.DRAINING
+
+
+def _may_go(shape: FleetShape, observed: Observed, instance: Instance) -> bool:
+    """Whether the floor holds without it."""
+    serves = observed.serves(instance) or _drains(instance, observed)
+    return check_floor(shape.size, shape.budget.max_unavailable, observed, instance.id, counted=serves).allowed

@@ -13,7 +13,9 @@ NOW = datetime(2026, 11, 20, tzinfo=UTC)
 OLD, NEW, NEWER = (Version.parse(text) for text in ("2026.10-1", "2026.11-1", "2026.12-1"))
 TARGET = Target(NEW, "sha256:new", {OLD: "sha256:old", NEW: "sha256:new"})
 SHAPE = FleetShape("web", ("web-01", "web-02", "web-03", "web-04"), canary=1, waves=(2, 4))
-HEALTHY, UNHEALTHY, ABSENT = (BackendStatus(word) for word in (Backend.HEALTHY, Backend.UNHEALTHY, Backend.ABSENT))
+HEALTHY, UNHEALTHY, ABSENT, DRAINING = (
+    BackendStatus(word) for word in (Backend.HEALTHY, Backend.UNHEALTHY, Backend.ABSENT, Backend.DRAINING)
+)
 
 
 def machine(slot: str, version: object = OLD, *, name: str = "", days: float = 1, **changes: object) -> Instance:

@@ -7,7 +7,20 @@ from dataclasses import replace
 from phoenix_fleet.domain.fleets import Observed
 from phoenix_fleet.domain.left_over import crowded, find_left_over
 from phoenix_fleet.domain.models import Instance, InstanceState
-from tests.unit.domain.fleet_of import ABSENT, NEW, NOW, OLD, SHAPE, TARGET, UNHEALTHY, fleet, machine, seen
+from tests.unit.domain.fleet_of import (
+    ABSENT,
+    DRAINING,
+    HEALTHY,
+    NEW,
+    NOW,
+    OLD,
+    SHAPE,
+    TARGET,
+    UNHEALTHY,
+    fleet,
+    machine,
+    seen,
+)
 
 SECOND = machine("web-02", NEW, name="web-02-new")
 
@@ -60,6 +73,18 @@ def test_where_a_replacement_is_done_only_what_runs_another_release_is_left_over
     assert find_left_over(SHAPE, TARGET, seen(*others, new, twin, twin=UNHEALTHY), NOW, (), **done) is None
     assert find_left_over(SHAPE, TARGET, seen(*others, new, moved, web_02=UNHEALTHY), NOW, (), **done) is None
     assert find_left_over(SHAPE, TARGET, seen(*others[1:], new, moved), NOW, (), **done) is None, "the floor"
+
+
+def test_what_drains_stays_while_the_floor_is_broken() -> None:
+    assert found(beside(SECOND, web_02_new=DRAINING)) == SECOND
+    assert found(beside(SECOND, web_02_new=DRAINING, web_04=UNHEALTHY)) is None
+    assert found(beside(SECOND, web_02=DRAINING)) == machine("web-02")
+    assert found(beside(SECOND, web_02=DRAINING, web_04=UNHEALTHY)) is None
+    moved = machine("web-02", OLD, name="moved")
+    for broken, expected in ((HEALTHY, moved), (UNHEALTHY, None)):
+        look = beside(replace(SECOND, name="new"), moved, moved=DRAINING, web_04=broken)
+        without_the_old_one = replace(look, instances=tuple(each for each in look.instances if each.name != "web-02"))
+        assert find_left_over(SHAPE, TARGET, without_the_old_one, NOW, (), done=["web-02"]) == expected
 
 
 def test_which_slots_hold_several_is_told() -> None:
