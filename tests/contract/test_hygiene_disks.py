@@ -151,7 +151,7 @@ def test_the_key_that_packer_leaves_is_found_until_the_provisioning_takes_it(wor
     )
     prepare = f"mkdir -p /etc/sudoers.d /var/lib/systemd; {left}"
     script = (Project.find().include / "images/common/provision.sh").read_text()
-    cleaning = script.partition('\nsay "packages"')[0] + "\nclean_up\n"
+    cleaning = script.partition("\nif has_layer machine; then settle")[0] + "\nclean_up\n"
     before, after = (
         _after(world, tmp_path / name, prepare + more) for name, more in (("before", ""), ("after", cleaning))
     )
