@@ -120,6 +120,14 @@ MUTANTS = (
         (f"{_SEEDS}test_an_old_one_that_died_by_itself_counts_in_a_meltdown_although_its_slot_is_in_hand",),
     ),
     Mutant(
+        "dark-before-its-drain-and-yet-meant",
+        "I26: a slot that was dark before we took its old instance out is not meant to be",
+        "rollout/replacement.py",
+        'if slot.facts.get("old_served") is False:',
+        "if False:",
+        (f"{_SEEDS}test_an_old_one_that_did_not_serve_when_it_was_told_to_drain_counts_in_a_meltdown",),
+    ),
+    Mutant(
         "any-clock-is-believed",
         "I5, I20: what passed between two holders' looks counts for nothing",
         "rollout/replacement.py",

@@ -373,6 +373,21 @@ def test_an_old_one_that_died_by_itself_counts_in_a_meltdown_although_its_slot_i
     assert mutations(scene) == len(scene.fleet.slots) * 2, "those that made the fleet"
 
 
+def test_an_old_one_that_did_not_serve_when_it_was_told_to_drain_counts_in_a_meltdown(stage: Stage) -> None:
+    """Seed 14092: a drain does not make it our doing that its slot was dark before."""
+    scene = stage(size=3, max_surge="0", max_unavailable="1")
+    sick = next(each for each in scene.living().values() if each["slot"] == "web-03")
+    scene.balancer.set_health(sick["name"], False)
+    engine, ticket = reach(scene, Step.LAUNCH)
+    assert ticket.slot == "web-03"
+    for each in scene.living().values():
+        scene.platform.set_state(each["id"], InstanceState.FAILED)
+        scene.balancer.set_health(each["name"], False)
+    with pytest.raises(StepFailed, match="3 of 3 are out of service"):
+        scene.drive(engine, ticket)
+    assert len(scene.platform.calls("launch")) == len(scene.fleet.slots), "those that made the fleet"
+
+
 @pytest.mark.parametrize("step", [Step.WATCH, Step.DRAIN])
 def test_what_only_the_next_holders_clock_has_seen_pass_counts_for_nothing(stage: Stage, step: Step) -> None:
     """Seed 13462: its clock was ahead, so that it took over at once, and what had just begun seemed to be over."""

@@ -340,6 +340,8 @@ class Replacement:
 
 def _taken_out(slot: SlotRecord) -> bool:
     """Whether it is dark because we took its old instance out: one that died by itself is no more meant than others."""
+    if slot.facts.get("old_served") is False:
+        return False
     told = ("drain_asked", "drained ", "stopping ", "asked ")
     return any(kept and fact.startswith(told) for fact, kept in slot.facts.items())
 
