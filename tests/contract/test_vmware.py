@@ -318,6 +318,8 @@ def test_the_documented_methods_are_those_that_are_called(lab: VmwareLab, intent
     lab.platform.attach_volume(volume.id, instances[0].id)
     lab.platform.stop(instances[0].id)
     lab.platform.snapshot_volume(volume.id, "0" * 32)
+    (kept,) = lab.platform.list_snapshots(volume.id)
+    lab.platform.delete_snapshot(volume.id, kept.id)
     lab.platform.detach_volume(volume.id, instances[0].id)
     for instance in instances:
         lab.platform.terminate(instance.id)
