@@ -26,16 +26,12 @@ from tests.e2e.debian_base import RUN, VERSION, Built, checked, own_target
 pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.timeout(600)]
 
 
-DOCKERFILE = """\
+# Its own sources in paragraphs, as Ubuntu has them.
+DOCKERFILE = r"""
 FROM {seed}
-COPY ubuntu.sources /etc/apt/sources.list.d/
-RUN rm /etc/apt/sources.list
+RUN sed -nE "s/^deb (\[[^]]*\] )?(\S+) (\S+) (.*)$/Types: deb\nURIs: \2\nSuites: \3\nComponents: \4\n/p" \
+        /etc/apt/sources.list >/etc/apt/sources.list.d/ubuntu.sources && rm /etc/apt/sources.list
 """
-SOURCES = "".join(
-    f"Types: deb\nURIs: http://deb.debian.org/{archive}\nSuites: {suites}\nComponents: main\n"
-    "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n"
-    for archive, suites in (("debian", "trixie trixie-updates"), ("debian-security", "trixie-security"))
-)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +41,7 @@ def published(publisher: str, engine: Any) -> Iterator[str]:
         docker = DockerCommand(Connection("docker", "/var/run/docker.sock"), Path(folder))
         seed = seeds.docker_image(Seed(suite="trixie", include=("ca-certificates",)), print, docker=docker)
     repository = f"{publisher}/e2e-{RUN}/ubuntu"
-    context = packed({"Dockerfile": DOCKERFILE.format(seed=seed).encode(), "ubuntu.sources": SOURCES.encode()})
+    context = packed({"Dockerfile": DOCKERFILE.format(seed=seed).encode()})
     engine.images.build(fileobj=context, custom_context=True, tag=f"{repository}:24.04", rm=True)
     engine.images.push(repository, "24.04")
     (name,) = (each for each in engine.images.get(f"{repository}:24.04").attrs["RepoDigests"] if repository in each)
