@@ -168,10 +168,8 @@ def test_a_rollback_brings_the_release_before_to_what_was_reached(workloads: Sta
     assert [each.slot for each in scene.catalog.rollouts.slots(back.id)] == ["web-01"]
 
 
-@pytest.mark.parametrize("method", ["start", "settle"])
-@pytest.mark.parametrize("position", ["before", "after"])
-def test_dying_at_a_call_is_harmless(workloads: Stage, method: str, position: str) -> None:
-    scene = workloads("one", "two")
+def die_once(scene: Any, rollout: Any, position: str, method: str) -> None:
+    """Let the holder die at its first call of that kind, and its lease run out."""
     died: list[str] = []
 
     def die(where: str, called: str, subject: str) -> None:
@@ -180,10 +178,17 @@ def test_dying_at_a_call_is_harmless(workloads: Stage, method: str, position: st
             raise KeyboardInterrupt
 
     scene.on_call = die
-    rollout = scene.open()
     with pytest.raises(KeyboardInterrupt):
         scene.run(rollout)
     scene.clock.advance(2 * LEASE)
+
+
+@pytest.mark.parametrize("method", ["start", "settle"])
+@pytest.mark.parametrize("position", ["before", "after"])
+def test_dying_at_a_call_is_harmless(workloads: Stage, method: str, position: str) -> None:
+    scene = workloads("one", "two")
+    rollout = scene.open()
+    die_once(scene, rollout, position, method)
     assert scene.run(rollout).state is RolloutState.DONE
     scene.check_workloads()
     assert len({call.subject for call in scene.workload.calls("start")}) == 2
@@ -193,18 +198,8 @@ def test_dying_at_a_call_is_harmless(workloads: Stage, method: str, position: st
 def test_dying_while_undoing_is_harmless(workloads: Stage, position: str) -> None:
     scene = workloads("one", "two")
     scene.workload.fail_roll("one", "ImagePullBackOff")
-    died: list[str] = []
-
-    def die(where: str, called: str, subject: str) -> None:
-        if (where, called) == (position, "undo") and not died:
-            died.append(subject)
-            raise KeyboardInterrupt
-
-    scene.on_call = die
     rollout = scene.open()
-    with pytest.raises(KeyboardInterrupt):
-        scene.run(rollout)
-    scene.clock.advance(2 * LEASE)
+    die_once(scene, rollout, position, "undo")
     halted(scene, rollout)
     assert scene.images() == dict.fromkeys(scene.names, image_of(OLD))
     assert not scene.open_ends()
